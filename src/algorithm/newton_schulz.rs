@@ -1,0 +1,373 @@
+//! Newton-Schulz orthogonalisation as data: coefficient sets, their generator, iteration form and rounding.
+//!
+//! One iteration maps every singular value `s` of `X` to `a s + b s^3 + c s^5`
+//! (`A = X X^T; B = b A + c A^2; X = a X + B X`, on the short side of `X`).
+
+/// How `U V^T` is approximated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewtonSchulz {
+    /// Which polynomials.
+    pub coefficients: Coefficients,
+    /// Number of iterations, 1 to 30. `None`: 5, or the length of an explicit list.
+    pub steps: Option<u32>,
+    /// Rounding of operands and results of every product. `None`: `bf16`, and `f64` under `--precision f64`.
+    pub dtype: Option<NsDtype>,
+    /// Iterate on `X`, or on its Gram matrix.
+    pub method: NsMethod,
+    /// Gram method only: iterations (0-based, 1 to steps-1) before which `Q` is applied to `X` and restarted.
+    pub restarts: Vec<u32>,
+}
+
+impl Default for NewtonSchulz {
+    fn default() -> Self {
+        Self {
+            coefficients: Coefficients::Jordan,
+            steps: None,
+            dtype: None,
+            method: NsMethod::Standard,
+            restarts: vec![2],
+        }
+    }
+}
+
+/// Number format of the iteration. 16-bit formats round operands and every product's result and accumulate in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NsDtype {
+    /// bfloat16, torch's choice.
+    Bf16,
+    /// IEEE half: 8 times finer than bf16; all intermediates fit.
+    F16,
+    /// Single precision (CPU only).
+    F32,
+    /// Double precision (CPU only).
+    F64,
+}
+
+impl NsDtype {
+    /// All formats with their names.
+    pub const ALL: [(&'static str, NsDtype); 4] =
+        [("bf16", NsDtype::Bf16), ("f16", NsDtype::F16), ("f32", NsDtype::F32), ("f64", NsDtype::F64)];
+}
+
+/// Form of the iteration; both compute the same polynomial in exact arithmetic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NsMethod {
+    /// On `X` itself: `T(3 alpha + 1)` symmetric-product units for aspect ratio alpha.
+    Standard,
+    /// On `R = X X^T` with restarts (Dao-AILab gram-newton-schulz, 2026). Cheaper for aspect ratios above 1;
+    /// without a restart rounding errors grow geometrically. Polar Express in bf16 is not accurate here: use f16.
+    Gram,
+}
+
+impl NsMethod {
+    /// All methods with their names.
+    pub const ALL: [(&'static str, NsMethod); 2] =
+        [("standard", NsMethod::Standard), ("gram", NsMethod::Gram)];
+}
+
+/// Polynomial coefficients `[a, b, c]` per iteration.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Coefficients {
+    /// (3.4445, -4.7750, 2.0315) in every step: KellerJordan/Muon, torch. Output in [0.68, 1.21] for s >= 0.003.
+    Jordan,
+    /// Five tuned steps by YouJiacheng; output in [0.978, 1.145] for s >= 0.003. The last repeats.
+    You,
+    /// Polar Express (Amsel et al., arXiv 2505.16932), any length, safety 1.01, input divided by `1.01 ||X||_F`.
+    PolarExpress,
+    /// The five steps of modded-nanogpt and dion (Polar Express with safety 1.02), input divided by `1.02 ||X||_F`.
+    Speedrun,
+    /// CANS (Chebyshev-type, Grishina et al., arXiv 2506.10935). Diverges for inputs 1 % above norm 1, so the
+    /// input is divided by `1.02 ||X||_F`. The last repeats.
+    Cans,
+    /// Given tuples; the last one repeats when `ns_steps` asks for more.
+    Explicit(Vec<[f64; 3]>),
+}
+
+const YOU: [[f64; 3]; 5] = [
+    [4.0848, -6.8946, 2.9270],
+    [3.9505, -6.3029, 2.6377],
+    [3.7418, -5.5913, 2.3037],
+    [2.8769, -3.1427, 1.2046],
+    [2.8366, -3.0525, 1.2012],
+];
+
+/// The published table, before the safety factor.
+const POLAR_EXPRESS: [[f64; 3]; 8] = [
+    [8.28721201814563, -23.595886519098837, 17.300387312530933],
+    [4.107059111542203, -2.9478499167379106, 0.5448431082926601],
+    [3.9486908534822946, -2.908902115962949, 0.5518191394370137],
+    [3.3184196573706015, -2.488488024314874, 0.51004894012372],
+    [2.300652019954817, -1.6689039845747493, 0.4188073119525673],
+    [1.891301407787398, -1.2679958271945868, 0.37680408948524835],
+    [1.8750014808534479, -1.2500016453999487, 0.3750001645474248],
+    [1.875, -1.25, 0.375],
+];
+
+const SPEEDRUN: [[f64; 3]; 5] = [
+    [8.156554524902461, -22.48329292557795, 15.878769915207462],
+    [4.042929935166739, -2.808917465908714, 0.5000178451051316],
+    [3.8916678022926607, -2.772484153217685, 0.5060648178503393],
+    [3.285753657755655, -2.3681294933425376, 0.46449024233003106],
+    [2.3465413258596377, -1.7097828382687081, 0.42323551169305323],
+];
+
+const CANS: [[f64; 3]; 5] = [
+    [8.4703, -25.1081, 18.6293],
+    [4.1828, -3.1087, 0.5806],
+    [3.9619, -2.9541, 0.5630],
+    [3.2866, -2.4647, 0.5074],
+    [2.2737, -1.6447, 0.4162],
+];
+
+/// Explicit lists must keep the composed map of [0, 1] inside these bounds at every step. All published sets stay
+/// below 2; far negative values would turn the update round.
+const MAP_BOUNDS: (f64, f64) = (-0.5, 2.5);
+
+/// Largest number of iterations accepted.
+pub const MAX_STEPS: u32 = 30;
+
+impl Coefficients {
+    /// The named sets.
+    pub const NAMED: [(&'static str, Coefficients); 5] = [
+        ("jordan", Coefficients::Jordan),
+        ("you", Coefficients::You),
+        ("polar-express", Coefficients::PolarExpress),
+        ("speedrun", Coefficients::Speedrun),
+        ("cans", Coefficients::Cans),
+    ];
+
+    /// Name in configurations; explicit lists print themselves.
+    pub fn name(&self) -> String {
+        match Self::NAMED.iter().find(|(_, set)| set == self) {
+            Some((name, _)) => (*name).to_owned(),
+            None => match self {
+                Self::Explicit(list) => format!("{list:?}"),
+                _ => String::new(),
+            },
+        }
+    }
+
+    /// Number of iterations when none is given.
+    pub fn default_steps(&self) -> u32 {
+        match self {
+            Self::Explicit(list) if list.len() > 1 => list.len() as u32,
+            _ => 5,
+        }
+    }
+
+    /// The factor the Frobenius norm is multiplied with before the input is divided by it.
+    pub fn input_margin(&self) -> f64 {
+        match self {
+            Self::PolarExpress => 1.01,
+            Self::Speedrun | Self::Cans => 1.02,
+            Self::Jordan | Self::You | Self::Explicit(_) => 1.0,
+        }
+    }
+
+    /// The tuples of `steps` iterations, safety factors applied.
+    pub fn schedule(&self, steps: u32) -> Vec<[f64; 3]> {
+        let jordan = [[3.4445, -4.7750, 2.0315]];
+        let polar_express;
+        let table: &[[f64; 3]] = match self {
+            Self::Jordan => &jordan,
+            Self::You => &YOU,
+            Self::PolarExpress => {
+                polar_express = with_safety(&POLAR_EXPRESS, 1.01);
+                &polar_express
+            }
+            Self::Speedrun => &SPEEDRUN,
+            Self::Cans => &CANS,
+            Self::Explicit(list) => list,
+        };
+        let last = table.last().copied().unwrap_or([0.0; 3]);
+        (0..steps as usize).map(|t| table.get(t).copied().unwrap_or(last)).collect()
+    }
+}
+
+/// `(a/s, b/s^3, c/s^5)` for all but the last tuple.
+fn with_safety(table: &[[f64; 3]], s: f64) -> Vec<[f64; 3]> {
+    let mut out = table.to_vec();
+    if let Some((_, all_but_last)) = out.split_last_mut() {
+        for [a, b, c] in all_but_last {
+            *a /= s;
+            *b /= s.powi(3);
+            *c /= s.powi(5);
+        }
+    }
+    out
+}
+
+impl NewtonSchulz {
+    /// Iterations that will be run.
+    pub fn resolved_steps(&self) -> u32 {
+        self.steps.unwrap_or_else(|| self.coefficients.default_steps())
+    }
+
+    /// The tuples that will be applied.
+    pub fn schedule(&self) -> Vec<[f64; 3]> {
+        self.coefficients.schedule(self.resolved_steps())
+    }
+
+    /// Largest absolute value that the composed map takes on singular values in [0, 1]; every output singular value
+    /// is at most this, up to rounding.
+    pub fn sigma_bound(&self) -> f64 {
+        let schedule = self.schedule();
+        grid().map(|s| compose(&schedule, s / self.coefficients.input_margin()).abs()).fold(0.0, f64::max)
+    }
+
+    /// `(field, value, legal)` of everything that is not legal.
+    pub(crate) fn defects(&self) -> Vec<(&'static str, String, String)> {
+        let mut out = vec![];
+        let steps = self.resolved_steps();
+        if !(1..=MAX_STEPS).contains(&steps) {
+            let legal = format!("it must lie in 1..={MAX_STEPS}");
+            out.push(("ns_steps", steps.to_string(), legal));
+            return out;
+        }
+        if let Coefficients::Explicit(list) = &self.coefficients {
+            let printed = format!("{list:?}");
+            if list.is_empty() || list.iter().flatten().any(|v| !v.is_finite()) {
+                out.push((
+                    "ns_coefficients",
+                    printed,
+                    "it must be [a, b, c] or a list of such, all finite".into(),
+                ));
+                return out;
+            }
+            if (steps as usize) < list.len() {
+                out.push((
+                    "ns_steps",
+                    steps.to_string(),
+                    format!("{} coefficient tuples were given and none may be dropped", list.len()),
+                ));
+            }
+            let schedule = self.schedule();
+            let (low, high) = MAP_BOUNDS;
+            let worst = grid()
+                .flat_map(|s| (1..=schedule.len()).map(move |k| (s, k)))
+                .map(|(s, k)| compose(&schedule[..k], s))
+                .find(|v| !(low..=high).contains(v));
+            if let Some(value) = worst {
+                let legal = format!(
+                    "the composed map must keep [0, 1] inside [{low}, {high}] at every step, and it reaches {value:.3}"
+                );
+                out.push(("ns_coefficients", printed, legal));
+            }
+        }
+        if self.method == NsMethod::Gram {
+            let ordered = self.restarts.windows(2).all(|w| w[0] < w[1]);
+            // The default restart of a one- or two-step run is never reached; only a given one is checked.
+            let in_range =
+                self.restarts == [2] || self.restarts.iter().all(|&r| (1..steps.max(2)).contains(&r));
+            if !ordered || !in_range {
+                out.push((
+                    "ns_restarts",
+                    format!("{:?}", self.restarts),
+                    format!("it must be increasing iteration indices in 1..={}", steps.saturating_sub(1)),
+                ));
+            }
+        }
+        out
+    }
+}
+
+/// The composed scalar map.
+pub fn compose(schedule: &[[f64; 3]], s: f64) -> f64 {
+    schedule.iter().fold(s, |x, &[a, b, c]| {
+        let square = x * x;
+        x * (a + square * (b + square * c))
+    })
+}
+
+/// Points of [0, 1], dense near 0 where the maps are steep.
+fn grid() -> impl Iterator<Item = f64> {
+    let linear = (0..=4096).map(|i| f64::from(i) / 4096.0);
+    let logarithmic = (0..=1024).map(|i| 10f64.powf(-6.0 * f64::from(i) / 1024.0));
+    linear.chain(logarithmic)
+}
+
+/// Parameters of [`remez`].
+#[derive(Debug, Clone, Copy)]
+pub struct Remez {
+    /// Lower end of the interval of singular values, in (0, 1).
+    pub lower: f64,
+    /// Number of polynomials.
+    pub steps: u32,
+    /// The interval's lower end is taken as at least `cushion` times its upper end (0: never).
+    pub cushion: f64,
+    /// Every tuple but the last is divided by (s, s^3, s^5) with s = 1 + `safety`.
+    pub safety: f64,
+    /// Whether the safety factor is applied while composing, so that the last tuple has it too.
+    pub safety_inside: bool,
+}
+
+/// Greedy composition of minimax odd quintics: each polynomial is the best approximation of 1 on the interval that
+/// the ones before it leave. Reproduces the published tables: Polar Express (lower 1e-3, cushion
+/// 0.02407327424182761), the speedrun's (1e-3, cushion 0.02, safety 0.02) and CANS (1e-3, no cushion, no safety).
+pub fn remez(options: Remez) -> Vec<[f64; 3]> {
+    let (mut lower, mut upper) = (options.lower, 1.0);
+    let mut out = Vec::with_capacity(options.steps as usize);
+    for _ in 0..options.steps {
+        let [a, b, c] = minimax_quintic(lower.max(options.cushion * upper), upper);
+        let p = |x: f64| a * x + b * x.powi(3) + c * x.powi(5);
+        // The cushioned interval's error is centred on 1 for that interval; recentre it for the real one.
+        let rescale = 2.0 / (p(lower) + p(upper));
+        let mut tuple = [a * rescale, b * rescale, c * rescale];
+        let end = |x: f64, t: [f64; 3]| compose(&[t], x);
+        if options.safety_inside {
+            let s = 1.0 + options.safety;
+            tuple = [tuple[0] / s, tuple[1] / s.powi(3), tuple[2] / s.powi(5)];
+        }
+        (lower, upper) = (end(lower, tuple), 2.0 - end(lower, tuple));
+        out.push(tuple);
+    }
+    if !options.safety_inside && options.safety != 0.0 {
+        out = with_safety(&out, 1.0 + options.safety);
+    }
+    out
+}
+
+/// The odd quintic with the least maximal distance to 1 on `[l, u]`, by Remez exchange on four points.
+fn minimax_quintic(l: f64, u: f64) -> [f64; 3] {
+    // Above this ratio the equioscillating polynomial and the Taylor one agree to rounding.
+    if 1.0 - 5e-6 <= l / u {
+        return [15.0 / 8.0 / u, -10.0 / 8.0 / u.powi(3), 3.0 / 8.0 / u.powi(5)];
+    }
+    let (mut q, mut r) = ((3.0 * l + u) / 4.0, (l + 3.0 * u) / 4.0);
+    let mut error = f64::INFINITY;
+    let mut tuple = [0.0; 3];
+    for _ in 0..100 {
+        let row = |x: f64, sign: f64| [x, x.powi(3), x.powi(5), sign, 1.0];
+        let [a, b, c, e] = solve4([row(l, 1.0), row(q, -1.0), row(r, 1.0), row(u, -1.0)]);
+        tuple = [a, b, c];
+        if (error - e).abs() <= 1e-15 {
+            break;
+        }
+        error = e;
+        let root = (9.0 * b * b - 20.0 * a * c).max(0.0).sqrt();
+        q = ((-3.0 * b - root) / (10.0 * c)).sqrt();
+        r = ((-3.0 * b + root) / (10.0 * c)).sqrt();
+    }
+    tuple
+}
+
+/// Gaussian elimination with partial pivoting on a 4 x 5 augmented system.
+fn solve4(mut m: [[f64; 5]; 4]) -> [f64; 4] {
+    for k in 0..4 {
+        let pivot = (k..4).max_by(|&i, &j| m[i][k].abs().total_cmp(&m[j][k].abs())).unwrap_or(k);
+        m.swap(k, pivot);
+        for i in k + 1..4 {
+            let factor = m[i][k] / m[k][k];
+            let pivot_row = m[k];
+            for (value, above) in m[i].iter_mut().zip(pivot_row).skip(k) {
+                *value -= factor * above;
+            }
+        }
+    }
+    let mut x = [0.0; 4];
+    for k in (0..4).rev() {
+        let known: f64 = (k + 1..4).map(|j| m[k][j] * x[j]).sum();
+        x[k] = (m[k][4] - known) / m[k][k];
+    }
+    x
+}

@@ -1,0 +1,221 @@
+//! Checkpoints of optimizer state: a safetensors file that others can read, with a schema and digests in its metadata.
+//!
+//! # Format
+//! Tensors are called `<parameter>.<slot>` (`momentum`, `variance`, `variance_max`, `point`, `master`) and have the
+//! parameter's shape. The metadata has one key, `orthant`, whose value is JSON:
+//!
+//! ```text
+//! {"header_digest": "<64 hex>",          SHA-256 of the header's JSON bytes with these 64 digits set to 0
+//!  "format": 1,
+//!  "parameters": {"<name>": {"shape": [..], "dtype": "f32", "algorithm": "muon", "momentum": "ema", "step": 12}},
+//!  "digests": {"<tensor>": "<64 hex>"}}  SHA-256 of each tensor's bytes
+//! ```
+//!
+//! The header digest covers the tensor digests, so every byte of the file is covered. `dtype` is the parameter's,
+//! `momentum` the momentum convention, `step` the number of applied steps.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use safetensors::SafeTensors;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::files::{dtype_of, header, open_safetensors, problem, serialise, write_atomically};
+use crate::plan::Plan;
+use crate::reference::State;
+use crate::tensor::{Storage, with_elements};
+
+const FORMAT: u32 = 1;
+const DIGEST_MARK: &[u8] = br#"{\"header_digest\":\""#;
+const NO_DIGEST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Schema {
+    header_digest: String,
+    format: u32,
+    parameters: BTreeMap<String, Entry>,
+    digests: BTreeMap<String, String>,
+}
+
+#[derive(Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    shape: Vec<usize>,
+    dtype: String,
+    algorithm: String,
+    momentum: String,
+    step: u64,
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+pub(crate) fn save(path: &Path, plan: &Plan, states: &[State]) -> Result<()> {
+    write_atomically(path, &encode(path, plan, states)?)
+}
+
+/// The bytes of a checkpoint.
+pub(crate) fn encode(path: &Path, plan: &Plan, states: &[State]) -> Result<Vec<u8>> {
+    let mut schema = Schema {
+        header_digest: NO_DIGEST.to_owned(),
+        format: FORMAT,
+        parameters: BTreeMap::new(),
+        digests: BTreeMap::new(),
+    };
+    let mut tensors = vec![];
+    for (planned, state) in plan.parameters.iter().zip(states) {
+        let algorithm = &plan.group_of(planned).algorithm;
+        let entry = Entry {
+            shape: planned.spec.shape.clone(),
+            dtype: planned.spec.dtype.name().to_owned(),
+            algorithm: algorithm.name().to_owned(),
+            momentum: algorithm.convention().to_owned(),
+            step: state.step,
+        };
+        schema.parameters.insert(planned.spec.name.clone(), entry);
+        for (slot, storage) in &state.slots {
+            let name = format!("{}.{}", planned.spec.name, slot.name());
+            schema.digests.insert(name.clone(), hex(storage.as_le_bytes()));
+            tensors.push((name, planned.spec.shape.as_slice(), storage));
+        }
+    }
+    let metadata = serde_json::to_string(&schema)
+        .map_err(|e| problem(path, format!("its schema cannot be written: {e}")))?;
+    let mut bytes = serialise(path, &tensors, Some(("orthant", metadata)))?;
+    let (start, end) = digest_position(&bytes)
+        .ok_or_else(|| problem(path, "its header has no place for the digest"))?;
+    let digest = hex(header(&bytes));
+    bytes[start..end].copy_from_slice(digest.as_bytes());
+    Ok(bytes)
+}
+
+/// Where the 64 digits of the header digest stand, if the mark occurs exactly once.
+fn digest_position(bytes: &[u8]) -> Option<(usize, usize)> {
+    let header = header(bytes);
+    let mut found = header.windows(DIGEST_MARK.len()).enumerate().filter(|(_, w)| *w == DIGEST_MARK);
+    let (at, _) = found.next()?;
+    let start = 8 + at + DIGEST_MARK.len();
+    (found.next().is_none() && start + 64 <= 8 + header.len()).then_some((start, start + 64))
+}
+
+pub(crate) fn load(path: &Path, plan: &Plan, must_be_finite: bool) -> Result<Vec<State>> {
+    let bytes = std::fs::read(path).map_err(Error::io(path, "cannot be read"))?;
+    decode(&bytes, plan, must_be_finite)
+        .map_err(|problems| Error::Checkpoint { path: path.to_owned(), problems })
+}
+
+/// State from the bytes of a checkpoint, or everything that is wrong with them.
+pub(crate) fn decode(
+    bytes: &[u8],
+    plan: &Plan,
+    must_be_finite: bool,
+) -> std::result::Result<Vec<State>, Vec<String>> {
+    let (tensors, schema) = open(bytes).map_err(|e| vec![e])?;
+    let mut problems = damage(bytes, &tensors, &schema);
+    if schema.format != FORMAT {
+        problems.push(format!("format version {} is not {FORMAT}", schema.format));
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let mut states = Vec::with_capacity(plan.parameters.len());
+    let mut expected: Vec<String> = vec![];
+    for planned in &plan.parameters {
+        let name = &planned.spec.name;
+        let algorithm = &plan.group_of(planned).algorithm;
+        let Some(entry) = schema.parameters.get(name) else {
+            problems.push(format!("parameter `{name}` is missing"));
+            continue;
+        };
+        let mut differs = |what: &str, in_file: String, here: String| {
+            if in_file != here {
+                problems.push(format!("parameter `{name}`: {what} is {in_file} in the file and {here} here"));
+            }
+        };
+        differs("shape", format!("{:?}", entry.shape), format!("{:?}", planned.spec.shape));
+        differs("dtype", entry.dtype.clone(), planned.spec.dtype.name().to_owned());
+        differs("algorithm", entry.algorithm.clone(), algorithm.name().to_owned());
+        differs("momentum convention", entry.momentum.clone(), algorithm.convention().to_owned());
+        let mut slots = vec![];
+        for &(slot, dtype) in &planned.slots {
+            let key = format!("{name}.{}", slot.name());
+            match tensors.tensor(&key) {
+                Err(_) => problems.push(format!("entry `{key}` is missing")),
+                Ok(view) if dtype_of(view.dtype()) != Some(dtype) || view.shape() != planned.spec.shape => {
+                    problems.push(format!(
+                        "entry `{key}` is {:?} {:?} in the file, and {dtype} {:?} is needed",
+                        view.dtype(),
+                        view.shape(),
+                        planned.spec.shape
+                    ));
+                }
+                Ok(view) => match Storage::from_le_bytes(dtype, view.data()) {
+                    Err(e) => problems.push(format!("entry `{key}`: {e}")),
+                    Ok(storage) if must_be_finite && !is_finite(&storage) => {
+                        problems.push(format!("entry `{key}` holds NaN or an infinity"));
+                    }
+                    Ok(storage) => slots.push((slot, storage)),
+                },
+            }
+            expected.push(key);
+        }
+        states.push(State { step: entry.step, slots });
+    }
+    let known: std::collections::HashSet<&str> =
+        plan.parameters.iter().map(|p| p.spec.name.as_str()).collect();
+    let extra_parameters = schema.parameters.keys().filter(|k| !known.contains(k.as_str()));
+    problems.extend(extra_parameters.map(|k| format!("parameter `{k}` is not registered here")));
+    let expected: std::collections::HashSet<&str> = expected.iter().map(String::as_str).collect();
+    let mut extra: Vec<&str> = tensors.names().into_iter().filter(|n| !expected.contains(n)).collect();
+    extra.sort_unstable();
+    // Buffers of unregistered parameters are covered by the line about the parameter.
+    extra.retain(|n| n.rsplit_once('.').is_none_or(|(parameter, _)| known.contains(parameter)));
+    problems.extend(extra.into_iter().map(|n| format!("entry `{n}` has no place in this optimizer's state")));
+    if problems.is_empty() { Ok(states) } else { Err(problems) }
+}
+
+fn is_finite(storage: &Storage) -> bool {
+    with_elements!(Storage, storage, v => v.iter().all(|x| crate::tensor::Element::to_f64(*x).is_finite()))
+}
+
+/// The tensors and the schema, or why they cannot be read.
+fn open(bytes: &[u8]) -> std::result::Result<(SafeTensors<'_>, Schema), String> {
+    let (tensors, metadata) = open_safetensors(bytes)?;
+    let text = metadata
+        .metadata()
+        .as_ref()
+        .and_then(|m| m.get("orthant"))
+        .ok_or("it has no `orthant` metadata: not a checkpoint of this optimizer, or its header is damaged")?;
+    let schema = serde_json::from_str(text).map_err(|e| format!("the header's schema is damaged: {e}"))?;
+    Ok((tensors, schema))
+}
+
+/// Digests that do not match what is in the file.
+fn damage(bytes: &[u8], tensors: &SafeTensors<'_>, schema: &Schema) -> Vec<String> {
+    let mut problems = vec![];
+    let mut blank = header(bytes).to_vec();
+    match digest_position(bytes) {
+        Some((start, end)) => {
+            blank[start - 8..end - 8].copy_from_slice(NO_DIGEST.as_bytes());
+            if hex(&blank) != schema.header_digest {
+                problems.push("the header is damaged: its digest does not match".to_owned());
+            }
+        }
+        None => problems.push("the header is damaged: its digest is not in its place".to_owned()),
+    }
+    for name in tensors.names() {
+        match (schema.digests.get(name), tensors.tensor(name)) {
+            (Some(digest), Ok(view)) if *digest == hex(view.data()) => {}
+            (Some(_), Ok(_)) => problems.push(format!("entry `{name}` is damaged: its digest does not match")),
+            _ => problems.push(format!("entry `{name}` has no digest")),
+        }
+    }
+    let lost = schema.digests.keys().filter(|name| tensors.tensor(name).is_err());
+    problems.extend(lost.map(|name| format!("entry `{name}` has a digest and no data")));
+    problems.sort_unstable();
+    problems
+}

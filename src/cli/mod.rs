@@ -1,0 +1,127 @@
+//! Command line: options common to all subcommands, exit codes, output.
+
+mod info;
+mod plan;
+mod step;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use orthant::config::Config;
+use orthant::{Device, Error, Precision};
+
+/// Optimizer runtime: SignSGD, Signum, Lion, Muon, Scion and their relatives.
+#[derive(Parser)]
+#[command(version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Devices, drivers and embedded kernels
+    Info,
+    /// The routing table: which parameter goes to which group and algorithm, and why
+    Plan(plan::Options),
+    /// One optimizer step for each gradient file
+    Step(step::Options),
+}
+
+#[derive(Args)]
+struct Common {
+    /// auto, cpu, cuda, cuda:N, emulated, emulated:sm_80 or emulated:sm_90a (built so far: the CPU)
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
+    device: String,
+    /// Compute type on the CPU [default: f64 if any parameter is stored in f64, else f32]
+    #[arg(long, global = true, value_enum)]
+    precision: Option<PrecisionName>,
+    /// Print one JSON object with `rows` instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Print more
+    #[arg(short, long, global = true)]
+    verbose: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PrecisionName {
+    F32,
+    F64,
+}
+
+impl Common {
+    fn precision(&self) -> Option<Precision> {
+        self.precision.map(|p| match p {
+            PrecisionName::F32 => Precision::F32,
+            PrecisionName::F64 => Precision::F64,
+        })
+    }
+
+    fn device(&self) -> Result<Device, Error> {
+        self.device.parse()
+    }
+}
+
+/// 0 ok, 1 the work failed, 2 usage: the command line or the configuration is wrong.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Nothing can be done about a closed terminal; help and version are no errors.
+            let _ = e.print();
+            return if e.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    let outcome = match &cli.command {
+        Command::Info => info::run(&cli.common),
+        Command::Plan(options) => plan::run(options, &cli.common),
+        Command::Step(options) => step::run(options, &cli.common),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::from(exit_code(&e))
+        }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let usage = error.chain().any(|cause| {
+        matches!(
+            cause.downcast_ref::<Error>(),
+            Some(
+                Error::Hyperparameter { .. }
+                    | Error::NotAnOption { .. }
+                    | Error::NotBuilt { .. }
+                    | Error::Config(_)
+                    | Error::Routing(_)
+                    | Error::Device { .. }
+            )
+        )
+    });
+    if usage { 2 } else { 1 }
+}
+
+fn read_config(path: &Path) -> anyhow::Result<Config> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
+    Config::parse(&text).with_context(|| format!("{}", path.display()))
+}
+
+/// Prints to stdout; a reader that went away (`| head`) is no error of ours.
+fn print(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn display(path: &PathBuf) -> String {
+    path.display().to_string()
+}

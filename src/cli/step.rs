@@ -1,0 +1,224 @@
+//! `orthant step`: one optimizer step for each gradient file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use orthant::algorithm::Slot;
+use orthant::files::{read_tensors, write_tensors};
+use orthant::{Error, Optimizer, Parameter, StepReport, Tensor};
+
+use super::{Common, display, print, read_config};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Groups, as TOML
+    #[arg(long)]
+    config: PathBuf,
+    /// Parameters x, as safetensors; the keys are the names
+    #[arg(long)]
+    params: PathBuf,
+    /// Gradients, one file a step; a parameter that a file lacks is left alone in that step
+    #[arg(long, num_args = 1.., required = true, value_name = "FILE")]
+    grads: Vec<PathBuf>,
+    /// Gradients at the previous point on the same samples, one file a step (variance reduction only); without a
+    /// state the first is not used
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    prev_grads: Vec<PathBuf>,
+    /// State to start from: the state.safetensors beside the parameters
+    #[arg(long)]
+    state: Option<PathBuf>,
+    /// Folder for params.safetensors, state.safetensors and, for extrapolated methods, eval_point.safetensors
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
+    let device = common.device()?;
+    if !options.prev_grads.is_empty() && options.prev_grads.len() != options.grads.len() {
+        return Err(Error::Config(format!(
+            "{} --prev-grads files for {} --grads files: they pair one to one",
+            options.prev_grads.len(),
+            options.grads.len()
+        ))
+        .into());
+    }
+    let config = read_config(&options.config)?;
+    let tensors = read_tensors(&options.params)?;
+    let mut builder = Optimizer::builder(device).groups(config.groups).options(config.options);
+    if let Some(precision) = common.precision() {
+        builder = builder.precision(precision);
+    }
+    let mut optimizer =
+        builder.register(tensors.iter().map(|(name, tensor)| Parameter::new(name, tensor.clone())))?;
+    let previous_used =
+        optimizer.plan().groups.iter().any(|g| g.algorithm().needs_previous_gradient());
+    if !options.prev_grads.is_empty() && !previous_used {
+        return Err(Error::Config("--prev-grads were given, and no group uses them".into()).into());
+    }
+    if let Some(path) = &options.state {
+        optimizer.load(path)?;
+        check_iterates(&optimizer, &tensors, path)?;
+    }
+
+    let mut reports = vec![];
+    let bar = progress(options.grads.len(), common);
+    for (i, path) in options.grads.iter().enumerate() {
+        let report = step(&mut optimizer, &tensors, path, options.prev_grads.get(i).map(PathBuf::as_path))
+            .with_context(|| format!("step {} ({}); nothing was written", i + 1, display(path)))?;
+        reports.push(report);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+
+    write(&mut optimizer, &options.out)?;
+    if common.json {
+        print(&json(&optimizer, &reports));
+    } else if !common.quiet {
+        print(&text(&optimizer, &reports, common.verbose));
+        print(&format!("written to {}", display(&options.out)));
+    }
+    Ok(())
+}
+
+/// The parameters given beside a state must be the ones it was written with, as far as the state knows them.
+fn check_iterates(
+    optimizer: &Optimizer,
+    tensors: &BTreeMap<String, Tensor>,
+    path: &Path,
+) -> anyhow::Result<()> {
+    for (name, tensor) in tensors {
+        for slot in [Slot::Point, Slot::Master] {
+            let Some(full) = optimizer.state(name, slot) else { continue };
+            let rounded: Vec<f64> = full.iter().map(|v| round_as(tensor, *v)).collect();
+            let same = rounded.iter().zip(tensor.to_vec_f64()).all(|(a, b)| a.to_bits() == b.to_bits());
+            if !same {
+                bail!(Error::Checkpoint {
+                    path: path.to_owned(),
+                    problems: vec![format!(
+                        "entry `{name}.{}` does not belong to the parameters given: pass the params.safetensors written beside it",
+                        slot.name()
+                    )],
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn round_as(tensor: &Tensor, value: f64) -> f64 {
+    match tensor.dtype() {
+        orthant::Dtype::F64 => value,
+        orthant::Dtype::F32 => f64::from(value as f32),
+        orthant::Dtype::Bf16 => half::bf16::from_f64(value).to_f64(),
+        orthant::Dtype::F16 => half::f16::from_f64(value).to_f64(),
+    }
+}
+
+fn step(
+    optimizer: &mut Optimizer,
+    tensors: &BTreeMap<String, Tensor>,
+    grads: &Path,
+    previous: Option<&Path>,
+) -> anyhow::Result<StepReport> {
+    optimizer.rebind_gradients(by_parameter(tensors, grads)?)?;
+    if let Some(previous) = previous {
+        let used: Vec<String> = optimizer
+            .plan()
+            .parameters
+            .iter()
+            .filter(|p| optimizer.plan().group_of(p).algorithm().needs_previous_gradient())
+            .map(|p| p.spec.name.clone())
+            .collect();
+        let bindings = by_parameter(tensors, previous)?;
+        optimizer.rebind_previous_gradients(bindings.into_iter().filter(|(name, _)| used.contains(name)))?;
+    }
+    Ok(optimizer.step()?)
+}
+
+/// A binding for every parameter: its tensor in the file, or none.
+fn by_parameter(
+    tensors: &BTreeMap<String, Tensor>,
+    path: &Path,
+) -> anyhow::Result<Vec<(String, Option<Tensor>)>> {
+    let mut found = read_tensors(path)?;
+    let bindings = tensors.keys().map(|name| (name.clone(), found.remove(name))).collect();
+    if let Some(stranger) = found.keys().next() {
+        return Err(Error::Parameter {
+            parameter: stranger.clone(),
+            reason: "it has a gradient and is no parameter".into(),
+        }
+        .into());
+    }
+    Ok(bindings)
+}
+
+fn write(optimizer: &mut Optimizer, out: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(out).with_context(|| format!("{}", out.display()))?;
+    let extrapolated = optimizer.plan().groups.iter().any(|g| g.algorithm().is_extrapolated());
+    if extrapolated {
+        write_tensors(out.join("eval_point.safetensors"), optimizer.parameters())?;
+    }
+    optimizer.save(out.join("state.safetensors"))?;
+    optimizer.eval_point();
+    write_tensors(out.join("params.safetensors"), optimizer.parameters())?;
+    optimizer.train_point();
+    Ok(())
+}
+
+fn progress(steps: usize, common: &Common) -> ProgressBar {
+    if common.quiet || common.json {
+        return ProgressBar::hidden();
+    }
+    // indicatif draws on stderr and only on a terminal.
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} steps {per_sec}");
+    ProgressBar::new(steps as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn json(optimizer: &Optimizer, reports: &[StepReport]) -> String {
+    let rows: Vec<_> = reports
+        .iter()
+        .enumerate()
+        .map(|(i, r)| {
+            serde_json::json!({
+                "step": i + 1,
+                "applied": r.applied,
+                "updated": r.updated,
+                "without_gradient": r.without_gradient,
+                "grad_norm": r.grad_norm,
+                "non_finite": r.non_finite,
+                "orthogonalise_fallbacks": r.orthogonalise_fallbacks,
+            })
+        })
+        .collect();
+    serde_json::json!({
+        "device": optimizer.device().to_string(),
+        "precision": optimizer.plan().precision.name(),
+        "steps": optimizer.steps(),
+        "skipped": optimizer.skipped_steps(),
+        "rows": rows,
+    })
+    .to_string()
+}
+
+fn text(optimizer: &Optimizer, reports: &[StepReport], verbose: bool) -> String {
+    let mut out = format!(
+        "device {}, precision {}: {} steps applied, {} skipped",
+        optimizer.device(),
+        optimizer.plan().precision.name(),
+        optimizer.steps(),
+        optimizer.skipped_steps()
+    );
+    for (i, r) in reports.iter().enumerate().filter(|(_, r)| verbose || !r.applied) {
+        let norm = r.grad_norm.map_or(String::new(), |n| format!(", gradient norm {n:.6e}"));
+        let skipped = r.non_finite.as_ref().map_or(String::new(), |p| format!(", skipped: `{p}` is not finite"));
+        out.push_str(&format!(
+            "\nstep {}: {} updated, {} without gradient{norm}{skipped}",
+            i + 1,
+            r.updated,
+            r.without_gradient
+        ));
+    }
+    out
+}

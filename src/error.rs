@@ -1,0 +1,138 @@
+//! The one public error type. Every variant names what it concerns (group, parameter, field, file) and the cause.
+
+use std::path::PathBuf;
+
+/// Shorthand used throughout the crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can go wrong, as a value; nothing in this crate panics on bad input.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A hyperparameter lies outside its legal interval. NaN and infinities are outside every interval.
+    #[error("group `{group}`: {field} = {value} is not legal; {legal}")]
+    Hyperparameter {
+        /// Name of the parameter group.
+        group: String,
+        /// Option name as in the TOML form.
+        field: String,
+        /// The offending value.
+        value: String,
+        /// The legal interval or set, in words.
+        legal: String,
+    },
+    /// An option that the algorithm does not have.
+    #[error("group `{group}`: `{algorithm}` has no option `{field}`{hint}")]
+    NotAnOption {
+        /// Name of the parameter group.
+        group: String,
+        /// Algorithm name.
+        algorithm: String,
+        /// The option that was given.
+        field: String,
+        /// Nearest legal name or list of legal names; may be empty.
+        hint: String,
+    },
+    /// A name or feature that the design reserves and this version does not build.
+    #[error("{what} is not built yet{remedy}")]
+    NotBuilt {
+        /// What was asked for.
+        what: String,
+        /// What to use instead; may be empty, else starts with "; ".
+        remedy: String,
+    },
+    /// Malformed configuration: TOML syntax, unknown keys, wrong types, missing fields.
+    #[error("configuration: {0}")]
+    Config(String),
+    /// The routing of parameters to groups does not work out.
+    #[error("routing: {0}")]
+    Routing(String),
+    /// A parameter (shape, dtype, strides, buffers) that its algorithm or the backend cannot take.
+    #[error("parameter `{parameter}`: {reason}")]
+    Parameter {
+        /// Parameter name.
+        parameter: String,
+        /// Cause and, where there is one, the remedy.
+        reason: String,
+    },
+    /// A tensor that was described wrongly: sizes, strides or offsets that do not fit its storage.
+    #[error("tensor: {0}")]
+    Tensor(String),
+    /// A gradient holds NaN or an infinity. Nothing was changed.
+    #[error(
+        "step {step}: gradient of parameter `{parameter}` is not finite ({value} at element {index}); nothing was changed"
+    )]
+    NonFiniteGradient {
+        /// The 1-based step that was refused.
+        step: u64,
+        /// First parameter, in registration order, with a non-finite gradient element.
+        parameter: String,
+        /// Row-major index of its first non-finite element.
+        index: usize,
+        /// `NaN`, `inf` or `-inf`.
+        value: String,
+    },
+    /// No parameter has a gradient: most likely backward did not run.
+    #[error("step: no registered parameter has a gradient; nothing was changed")]
+    NoGradients,
+    /// A checkpoint that does not fit, with all problems found.
+    #[error("checkpoint {}: {}", path.display(), problems.join("; "))]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// Every problem found, each naming its entry.
+        problems: Vec<String>,
+    },
+    /// The operating system refused.
+    #[error("{}: {operation}: {cause}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was attempted.
+        operation: &'static str,
+        /// The system's words.
+        cause: String,
+    },
+    /// The device asked for cannot be used.
+    #[error("device `{device}`: {reason}")]
+    Device {
+        /// As it was asked for.
+        device: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn parameter(parameter: &str, reason: impl Into<String>) -> Self {
+        Self::Parameter { parameter: parameter.to_owned(), reason: reason.into() }
+    }
+
+    pub(crate) fn io(
+        path: &std::path::Path,
+        operation: &'static str,
+    ) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |cause| Self::Io { path, operation, cause: cause.to_string() }
+    }
+
+    pub(crate) fn not_built(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::NotBuilt { what: what.into(), remedy: remedy.into() }
+    }
+}
+
+/// `; did you mean `x`?` for the nearest candidate, or the list of candidates when none is near.
+pub(crate) fn suggest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+    let candidates: Vec<&str> = candidates.into_iter().collect();
+    let nearest = candidates
+        .iter()
+        .map(|c| (strsim::damerau_levenshtein(given, c), *c))
+        .min_by_key(|(distance, _)| *distance);
+    match nearest {
+        Some((distance, name)) if distance <= 2.max(given.len() / 3) => {
+            format!("; did you mean `{name}`?")
+        }
+        Some(_) => format!("; legal: {}", candidates.join(", ")),
+        None => String::new(),
+    }
+}

@@ -1,0 +1,7 @@
+//! The `orthant` program: dispatches to one file a subcommand.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

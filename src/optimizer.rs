@@ -1,0 +1,597 @@
+//! The one type users hold: registers parameters, steps, saves, loads.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use crate::algorithm::{Rule, Slot};
+use crate::checkpoint;
+use crate::device::Device;
+use crate::error::{Error, Result, suggest};
+use crate::group::{Group, Hyperparameters};
+use crate::plan::{ParameterSpec, Plan, PlannedParameter, Precision};
+use crate::reference::real::Real;
+use crate::reference::{self, State, Work};
+use crate::tensor::{Dtype, Storage, Tensor, with_elements};
+
+/// What a step does when a gradient holds NaN or an infinity. It always concerns the whole step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NonFinite {
+    /// The step is an error and nothing changes anywhere.
+    #[default]
+    Error,
+    /// Nothing changes anywhere, and the report says so.
+    Skip,
+    /// Gradients are not scanned; non-finite values spread as IEEE arithmetic has it (`sign(NaN)` is NaN).
+    Propagate,
+}
+
+/// Options of a step, for all groups.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct StepOptions {
+    /// Global-norm clipping before anything else: gradients are multiplied with `min(1, max/(norm + 1e-6))`, as
+    /// torch's `clip_grad_norm_` does. In (0, 1e30].
+    pub max_grad_norm: Option<f64>,
+    /// Policy for non-finite gradients.
+    pub nonfinite: NonFinite,
+}
+
+impl StepOptions {
+    pub(crate) fn validate(&self) -> Result<()> {
+        match self.max_grad_norm {
+            Some(v) if !(v > 0.0 && v <= 1e30) => Err(Error::Config(format!(
+                "[step]: max_grad_norm = {v} is not legal; it must be finite and in (0, 1e30]"
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A parameter with its gradient, as the training loop hands it over. Tensors are shared, not copied.
+#[derive(Debug, Clone)]
+pub struct Parameter {
+    name: String,
+    data: Tensor,
+    grad: Option<Tensor>,
+    prev_grad: Option<Tensor>,
+}
+
+impl Parameter {
+    /// A parameter without a gradient: left alone until one is bound.
+    pub fn new(name: impl Into<String>, data: Tensor) -> Self {
+        Self { name: name.into(), data, grad: None, prev_grad: None }
+    }
+
+    /// Where the training loop writes the gradient. Read-only to the optimizer.
+    #[must_use]
+    pub fn grad(mut self, grad: Tensor) -> Self {
+        self.grad = Some(grad);
+        self
+    }
+
+    /// Where the training loop writes the gradient at the previous point on the current sample (variance reduction).
+    #[must_use]
+    pub fn prev_grad(mut self, prev_grad: Tensor) -> Self {
+        self.prev_grad = Some(prev_grad);
+        self
+    }
+}
+
+/// What a step did.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
+pub struct StepReport {
+    /// Whether parameters and state advanced.
+    pub applied: bool,
+    /// Parameters that were updated.
+    pub updated: usize,
+    /// Parameters left alone because they have no gradient.
+    pub without_gradient: usize,
+    /// Global gradient norm before clipping, where clipping is on.
+    pub grad_norm: Option<f64>,
+    /// First parameter with a non-finite gradient, when the step was skipped for it.
+    pub non_finite: Option<String>,
+    /// Orthogonalisations that left their bound and were redone with the safe iteration.
+    pub orthogonalise_fallbacks: usize,
+}
+
+/// Collects groups and options; [`register`](Self::register) makes the optimizer.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    device: Device,
+    groups: Vec<Group>,
+    options: StepOptions,
+    precision: Option<Precision>,
+}
+
+impl Builder {
+    /// Adds a group. Order matters: the first that matches a parameter owns it.
+    #[must_use]
+    pub fn group(mut self, group: Group) -> Self {
+        self.groups.push(group);
+        self
+    }
+
+    /// Adds groups in order.
+    #[must_use]
+    pub fn groups(mut self, groups: impl IntoIterator<Item = Group>) -> Self {
+        self.groups.extend(groups);
+        self
+    }
+
+    /// Options of every step.
+    #[must_use]
+    pub fn options(mut self, options: StepOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Global-norm clipping.
+    #[must_use]
+    pub fn max_grad_norm(mut self, max: f64) -> Self {
+        self.options.max_grad_norm = Some(max);
+        self
+    }
+
+    /// Policy for non-finite gradients.
+    #[must_use]
+    pub fn nonfinite(mut self, policy: NonFinite) -> Self {
+        self.options.nonfinite = policy;
+        self
+    }
+
+    /// Compute type. Without it: f64 when any parameter is stored in f64, else f32.
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = Some(precision);
+        self
+    }
+
+    /// Checks everything, routes every parameter to its group and allocates all state.
+    ///
+    /// # Errors
+    /// Illegal hyperparameters, routing that does not work out, parameters that share elements, gradients whose shape
+    /// differs or that share storage with a parameter. Nothing is allocated or changed then.
+    pub fn register(self, parameters: impl IntoIterator<Item = Parameter>) -> Result<Optimizer> {
+        self.options.validate()?;
+        let parameters: Vec<Parameter> = parameters.into_iter().collect();
+        let specs = parameters.iter().map(spec).collect();
+        let plan = Plan::new(self.groups, specs, self.precision)?;
+        check_buffers(&parameters)?;
+        for (parameter, planned) in parameters.iter().zip(&plan.parameters) {
+            check_gradients(parameter, plan.precision)?;
+            if parameter.prev_grad.is_some() && !plan.group_of(planned).algorithm.needs_previous_gradient() {
+                let reason = "a previous gradient is bound, and its algorithm does not use one";
+                return Err(Error::parameter(&parameter.name, reason));
+            }
+        }
+        let hyper = plan.groups.iter().map(Group::hyperparameters).collect::<Result<_>>()?;
+        let states = plan
+            .parameters
+            .iter()
+            .zip(&parameters)
+            .map(|(planned, p)| initial_state(&plan, planned, &p.data))
+            .collect();
+        let Device::Cpu = self.device;
+        Ok(Optimizer {
+            device: self.device,
+            plan,
+            hyper,
+            options: self.options,
+            parameters,
+            states,
+            shelved: HashMap::new(),
+            steps: 0,
+            skipped: 0,
+        })
+    }
+}
+
+fn spec(parameter: &Parameter) -> ParameterSpec {
+    ParameterSpec {
+        name: parameter.name.clone(),
+        shape: parameter.data.shape().to_vec(),
+        dtype: parameter.data.dtype(),
+        grad_dtype: parameter.grad.as_ref().map(Tensor::dtype),
+    }
+}
+
+/// No element may belong to two parameters, and gradients may not live where parameters do.
+fn check_buffers(parameters: &[Parameter]) -> Result<()> {
+    let mut by_storage: HashMap<usize, Vec<&Parameter>> = HashMap::new();
+    for parameter in parameters {
+        by_storage.entry(parameter.data.storage_id()).or_default().push(parameter);
+    }
+    for sharing in by_storage.values() {
+        let mut runs: Vec<_> =
+            sharing.iter().flat_map(|p| p.data.runs().into_iter().map(move |run| (run, &p.name))).collect();
+        runs.sort_by_key(|(run, _)| run.start);
+        if let Some([(_, name), (run, other)]) =
+            runs.windows(2).find(|w| w[1].0.start < w[0].0.end)
+        {
+            let whom = if name == other { "itself".into() } else { format!("parameter `{other}`") };
+            return Err(Error::parameter(
+                name,
+                format!("it shares storage element {} with {whom}", run.start),
+            ));
+        }
+    }
+    for parameter in parameters {
+        for grad in parameter.grad.iter().chain(&parameter.prev_grad) {
+            if let Some(owners) = by_storage.get(&grad.storage_id()) {
+                return Err(Error::parameter(
+                    &parameter.name,
+                    format!(
+                        "its gradient lies in the storage of parameter `{}`; gradients need storage of their own",
+                        owners[0].name
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_gradients(parameter: &Parameter, precision: Precision) -> Result<()> {
+    for (role, grad) in [("gradient", &parameter.grad), ("previous gradient", &parameter.prev_grad)] {
+        let Some(grad) = grad else { continue };
+        if grad.shape() != parameter.data.shape() {
+            return Err(Error::parameter(
+                &parameter.name,
+                format!("its {role} has shape {:?}, it has {:?}", grad.shape(), parameter.data.shape()),
+            ));
+        }
+        if grad.dtype() == Dtype::F64 && precision == Precision::F32 {
+            return Err(Error::parameter(
+                &parameter.name,
+                format!("its {role} is stored in f64; compute with precision f64, or store it in f32"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn initial_state(plan: &Plan, planned: &PlannedParameter, data: &Tensor) -> State {
+    let rule = plan.group_of(planned).algorithm.rule();
+    let slots = planned
+        .slots
+        .iter()
+        .map(|&(slot, dtype)| {
+            let mut storage = Storage::zeros(dtype, planned.numel());
+            match (slot, rule) {
+                (Slot::Point | Slot::Master, _) => copy_converted(&data.to_storage(), &mut storage),
+                (Slot::Variance, Rule::AdaGrad(a)) => fill(&mut storage, a.initial_accumulator_value),
+                _ => {}
+            }
+            (slot, storage)
+        })
+        .collect();
+    State { step: 0, slots }
+}
+
+fn fill(storage: &mut Storage, value: f64) {
+    with_elements!(Storage, storage, values => values.fill(crate::tensor::Element::from_f64(value)));
+}
+
+fn copy_converted(source: &Storage, target: &mut Storage) {
+    with_elements!(Storage, target, target => with_elements!(Storage, source, source => {
+        for (t, s) in target.iter_mut().zip(source) {
+            *t = crate::tensor::Element::from_f64(crate::tensor::Element::to_f64(*s));
+        }
+    }));
+}
+
+/// Registered parameters, their state, and the step.
+#[derive(Debug)]
+pub struct Optimizer {
+    device: Device,
+    plan: Plan,
+    hyper: Vec<Hyperparameters>,
+    options: StepOptions,
+    parameters: Vec<Parameter>,
+    states: Vec<State>,
+    /// The extrapolated points, while the parameter buffers show the iterates.
+    shelved: HashMap<usize, Storage>,
+    steps: u64,
+    skipped: u64,
+}
+
+impl Optimizer {
+    /// Starts a builder.
+    pub fn builder(device: Device) -> Builder {
+        Builder { device, groups: vec![], options: StepOptions::default(), precision: None }
+    }
+
+    /// One step with the gradients as they are now.
+    ///
+    /// # Errors
+    /// [`Error::NoGradients`], [`Error::NonFiniteGradient`] under [`NonFinite::Error`], a missing previous gradient;
+    /// parameters and state are bit for bit unchanged then.
+    pub fn step(&mut self) -> Result<StepReport> {
+        match self.plan.precision {
+            Precision::F32 => self.step_in::<f32>(),
+            Precision::F64 => self.step_in::<f64>(),
+        }
+    }
+
+    fn step_in<T: Real>(&mut self) -> Result<StepReport> {
+        if !self.shelved.is_empty() {
+            return Err(Error::Tensor(
+                "step: the buffers show the iterates (eval_point); call train_point first".into(),
+            ));
+        }
+        let present: Vec<usize> =
+            (0..self.parameters.len()).filter(|&i| self.parameters[i].grad.is_some()).collect();
+        if present.is_empty() {
+            return Err(Error::NoGradients);
+        }
+        for &i in &present {
+            let missing = self.group(i).algorithm.needs_previous_gradient()
+                && self.states[i].step > 0
+                && self.parameters[i].prev_grad.is_none();
+            if missing {
+                let reason = "variance reduction needs the gradient at the previous point, and none is bound";
+                return Err(Error::parameter(&self.parameters[i].name, reason));
+            }
+        }
+        let mut report =
+            StepReport { without_gradient: self.parameters.len() - present.len(), ..StepReport::default() };
+        let mut clip = 1.0;
+        let scanning = self.options.nonfinite != NonFinite::Propagate;
+        if scanning || self.options.max_grad_norm.is_some() {
+            let (bad, norm) = self.scan::<T>(&present);
+            report.grad_norm = self.options.max_grad_norm.map(|_| norm);
+            if let Some(bad) = bad.filter(|_| scanning) {
+                if self.options.nonfinite == NonFinite::Error {
+                    return Err(bad);
+                }
+                if let Error::NonFiniteGradient { parameter, .. } = bad {
+                    report.non_finite = Some(parameter);
+                }
+                self.skipped += 1;
+                return Ok(report);
+            }
+            if scanning && !norm.is_finite() {
+                return Err(Error::Tensor(
+                    "step: the global gradient norm is beyond the range of f64; nothing was changed".into(),
+                ));
+            }
+            if let Some(max) = self.options.max_grad_norm {
+                // f64::min would swallow a NaN norm under `propagate`.
+                let ratio = max / (norm + 1e-6);
+                clip = if ratio > 1.0 { 1.0 } else { ratio };
+            }
+        }
+        let works = self
+            .plan
+            .parameters
+            .iter()
+            .zip(&self.parameters)
+            .zip(&mut self.states)
+            .filter_map(|((planned, parameter), state)| {
+                Some(Work {
+                    planned,
+                    group: &self.plan.groups[planned.group],
+                    hyper: self.hyper[planned.group],
+                    parameter: &parameter.data,
+                    gradient: parameter.grad.as_ref()?,
+                    previous: parameter.prev_grad.as_ref(),
+                    state,
+                })
+            })
+            .collect();
+        report.orthogonalise_fallbacks = reference::step::<T>(works, clip);
+        report.applied = true;
+        report.updated = present.len();
+        self.steps += 1;
+        Ok(report)
+    }
+
+    /// The first non-finite gradient in registration order, and the global norm.
+    fn scan<T: Real>(&self, present: &[usize]) -> (Option<Error>, f64) {
+        let with_norm = self.options.max_grad_norm.is_some();
+        let scans: Vec<_> = present
+            .par_iter()
+            .map(|&i| {
+                let p = &self.parameters[i];
+                let planned = &self.plan.parameters[i];
+                let scan_one = |grad: &Tensor| reference::scan::<T>(planned, grad, with_norm);
+                let own = p.grad.as_ref().map(scan_one);
+                // The first step of variance reduction does not read the previous gradient.
+                let previous = p.prev_grad.as_ref().filter(|_| self.states[i].step > 0).map(scan_one);
+                (i, own, previous)
+            })
+            .collect();
+        let mut bad = None;
+        let mut sum = 0.0;
+        for (i, own, previous) in scans {
+            sum += own.as_ref().map_or(0.0, |s| s.squared_norm);
+            let first = own.into_iter().chain(previous).find_map(|s| s.non_finite);
+            if let (Some((index, value)), None) = (first, &bad) {
+                bad = Some(Error::NonFiniteGradient {
+                    step: self.steps + self.skipped + 1,
+                    parameter: self.parameters[i].name.clone(),
+                    index,
+                    value: value.to_string(),
+                });
+            }
+        }
+        (bad, sum.sqrt())
+    }
+
+    fn group(&self, parameter: usize) -> &Group {
+        &self.plan.groups[self.plan.parameters[parameter].group]
+    }
+
+    /// The routing table.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Where steps run.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Steps applied by this object, not counting skipped ones.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Steps skipped for non-finite gradients.
+    pub fn skipped_steps(&self) -> u64 {
+        self.skipped
+    }
+
+    /// Sets a group's learning rate from the next step on.
+    ///
+    /// # Errors
+    /// An unknown group, or a value outside the legal interval; nothing changes then.
+    pub fn set_lr(&mut self, group: &str, lr: f64) -> Result<()> {
+        let i = self.find_group(group)?;
+        self.hyper[i] = Hyperparameters::checked(&self.plan.groups[i], lr, self.hyper[i].weight_decay)?;
+        Ok(())
+    }
+
+    /// Sets a group's weight decay from the next step on.
+    ///
+    /// # Errors
+    /// An unknown group, or a value outside the legal interval; nothing changes then.
+    pub fn set_weight_decay(&mut self, group: &str, weight_decay: f64) -> Result<()> {
+        let i = self.find_group(group)?;
+        self.hyper[i] = Hyperparameters::checked(&self.plan.groups[i], self.hyper[i].lr, weight_decay)?;
+        Ok(())
+    }
+
+    /// A group's learning rate.
+    ///
+    /// # Errors
+    /// An unknown group.
+    pub fn lr(&self, group: &str) -> Result<f64> {
+        Ok(self.hyper[self.find_group(group)?].lr)
+    }
+
+    fn find_group(&self, name: &str) -> Result<usize> {
+        self.plan.groups.iter().position(|g| g.name == name).ok_or_else(|| {
+            let hint = suggest(name, self.plan.groups.iter().map(|g| g.name.as_str()));
+            Error::Config(format!("there is no group `{name}`{hint}"))
+        })
+    }
+
+    /// Binds other gradient tensors (or none) to parameters, all or nothing.
+    ///
+    /// # Errors
+    /// Unknown names, shapes or dtypes that do not fit, storage that belongs to a parameter.
+    pub fn rebind_gradients<S: AsRef<str>>(
+        &mut self,
+        gradients: impl IntoIterator<Item = (S, Option<Tensor>)>,
+    ) -> Result<()> {
+        self.rebind(gradients, |parameter, tensor| parameter.grad = tensor)
+    }
+
+    /// Binds other previous-gradient tensors (or none), all or nothing.
+    ///
+    /// # Errors
+    /// As [`rebind_gradients`](Self::rebind_gradients).
+    pub fn rebind_previous_gradients<S: AsRef<str>>(
+        &mut self,
+        gradients: impl IntoIterator<Item = (S, Option<Tensor>)>,
+    ) -> Result<()> {
+        self.rebind(gradients, |parameter, tensor| parameter.prev_grad = tensor)
+    }
+
+    fn rebind<S: AsRef<str>>(
+        &mut self,
+        gradients: impl IntoIterator<Item = (S, Option<Tensor>)>,
+        bind: impl Fn(&mut Parameter, Option<Tensor>),
+    ) -> Result<()> {
+        let index: HashMap<&str, usize> =
+            self.parameters.iter().enumerate().map(|(i, p)| (p.name.as_str(), i)).collect();
+        let owned: HashSet<usize> = self.parameters.iter().map(|p| p.data.storage_id()).collect();
+        let mut changed = vec![];
+        for (name, tensor) in gradients {
+            let name = name.as_ref();
+            let Some(&i) = index.get(name) else {
+                let hint = suggest(name, index.keys().copied());
+                return Err(Error::parameter(name, format!("no such parameter is registered{hint}")));
+            };
+            if tensor.as_ref().is_some_and(|t| owned.contains(&t.storage_id())) {
+                return Err(Error::parameter(name, "its gradient lies in the storage of a parameter"));
+            }
+            let mut parameter = self.parameters[i].clone();
+            bind(&mut parameter, tensor);
+            check_gradients(&parameter, self.plan.precision)?;
+            changed.push((i, parameter));
+        }
+        for (i, parameter) in changed {
+            self.parameters[i] = parameter;
+        }
+        Ok(())
+    }
+
+    /// The parameters' names and tensors, in registration order.
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.parameters.iter().map(|p| (p.name.as_str(), &p.data))
+    }
+
+    /// A state buffer as f64 values in row-major order, or `None` if the parameter or the slot does not exist.
+    pub fn state(&self, parameter: &str, slot: Slot) -> Option<Vec<f64>> {
+        let i = self.parameters.iter().position(|p| p.name == parameter)?;
+        let (_, storage) = self.states[i].slots.iter().find(|(s, _)| *s == slot)?;
+        Some(with_elements!(Storage, storage, v => v.iter().map(|x| crate::tensor::Element::to_f64(*x)).collect()))
+    }
+
+    /// Steps applied to a parameter, over all runs.
+    pub fn step_count(&self, parameter: &str) -> Option<u64> {
+        let i = self.parameters.iter().position(|p| p.name == parameter)?;
+        Some(self.states[i].step)
+    }
+
+    /// Shows the iterates `x` of extrapolated parameters in their buffers, for evaluating or exporting the model.
+    /// Steps are refused until [`train_point`](Self::train_point). Other parameters are not touched.
+    pub fn eval_point(&mut self) {
+        for i in 0..self.parameters.len() {
+            let Some((_, point)) = self.states[i].slots.iter().find(|(slot, _)| *slot == Slot::Point) else {
+                continue;
+            };
+            let data = &self.parameters[i].data;
+            self.shelved.entry(i).or_insert_with(|| {
+                let shown = data.to_storage();
+                let mut iterate = Storage::zeros(data.dtype(), data.numel());
+                copy_converted(point, &mut iterate);
+                // Type and length are those of the tensor itself.
+                let _ = data.assign(&iterate);
+                shown
+            });
+        }
+    }
+
+    /// Puts the extrapolated points `y`, where gradients are to be taken, back into the buffers.
+    pub fn train_point(&mut self) {
+        for (i, y) in self.shelved.drain() {
+            // Type and length are those of the tensor itself.
+            let _ = self.parameters[i].data.assign(&y);
+        }
+    }
+
+    /// Writes all state to a safetensors file, atomically: a crash at any time leaves the old file or the new one.
+    /// The parameters themselves are the training loop's to save.
+    ///
+    /// # Errors
+    /// What the file system refuses; the previous file is intact then.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        checkpoint::save(path.as_ref(), &self.plan, &self.states)
+    }
+
+    /// Reads state written by [`save`](Self::save) of an optimizer with the same parameters and algorithms.
+    /// Learning rates and other hyperparameters stay as they are configured here.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] listing every damaged, missing, extra or unfitting entry; nothing changes then.
+    pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        let finite = self.options.nonfinite != NonFinite::Propagate;
+        self.states = checkpoint::load(path.as_ref(), &self.plan, finite)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,253 @@
+//! The CPU backend: the executable specification of every method, generic over f32 and f64.
+//!
+//! Clear before fast. f64 is the oracle of every parity test; f32 is what runs where there is no GPU. Read
+//! [`naive`] first: it is the whole method in plain loops, and it checks the rest.
+//!
+//! Results do not depend on the number of threads: reductions have a fixed order ([`reduce`]) and every element's
+//! sum in a product runs over k in an order that depends on the shape only ([`product`]).
+
+pub mod lmo;
+pub mod naive;
+pub mod newton_schulz;
+pub mod product;
+pub mod real;
+pub mod reduce;
+pub mod rounding;
+pub mod rules;
+pub(crate) mod streams;
+pub(crate) mod sweep;
+
+use rayon::prelude::*;
+
+use crate::algorithm::{Lmo, Norm, Order, Rule, Slot};
+use crate::group::{Group, Hyperparameters, Rounding};
+use crate::plan::{MatrixView, PlannedParameter};
+use crate::tensor::{Storage, Tensor, with_elements};
+use newton_schulz::Outcome;
+use real::Real;
+use reduce::Strided;
+use rules::{AdamWStep, Apply};
+use streams::{Slice, SliceMut};
+use sweep::{Buffers, Op, Pass, sweep};
+
+/// State of one parameter.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct State {
+    /// Steps applied so far.
+    pub step: u64,
+    /// Buffers in the plan's order.
+    pub slots: Vec<(Slot, Storage)>,
+}
+
+/// One parameter's part of a step.
+pub(crate) struct Work<'a> {
+    pub planned: &'a PlannedParameter,
+    pub group: &'a Group,
+    pub hyper: Hyperparameters,
+    pub parameter: &'a Tensor,
+    pub gradient: &'a Tensor,
+    pub previous: Option<&'a Tensor>,
+    pub state: &'a mut State,
+}
+
+/// First non-finite element and the sum of squares of a gradient.
+pub(crate) struct Scan {
+    /// Row-major index and value.
+    pub non_finite: Option<(usize, f64)>,
+    /// In the specified order, matrix by matrix.
+    pub squared_norm: f64,
+}
+
+/// Looks at a gradient without changing anything.
+pub(crate) fn scan<T: Real>(planned: &PlannedParameter, gradient: &Tensor, with_norm: bool) -> Scan {
+    let values = load::<T>(gradient);
+    let non_finite = values.iter().position(|g| !g.is_finite()).map(|i| (i, values[i].to_f64()));
+    let squared_norm = if with_norm {
+        planned
+            .matrices
+            .iter()
+            .map(|m| {
+                let part = &values[m.offset..m.offset + m.rows * m.columns];
+                reduce::squared_norm(Strided::row_major(part, m.rows, m.columns))
+            })
+            .fold(0.0, |sum, s| sum + s)
+    } else {
+        0.0
+    };
+    Scan { non_finite, squared_norm }
+}
+
+fn load<T: Real>(tensor: &Tensor) -> Vec<T> {
+    let guard = tensor.read();
+    with_elements!(Storage, &*guard, values => {
+        if tensor.is_contiguous() {
+            values[tensor.offset()..tensor.offset() + tensor.numel()].iter().map(|v| T::get(*v)).collect()
+        } else {
+            tensor.indices().map(|i| T::get(values[i])).collect()
+        }
+    })
+}
+
+/// Applies one step to every parameter given. Nothing here can fail; everything was checked before. Returns how many
+/// orthogonalisations fell back to the safe iteration.
+pub(crate) fn step<T: Real>(works: Vec<Work<'_>>, clip: f64) -> usize {
+    // Whole-matrix rules run beside each other and take no lock while they compute; elementwise rules run one after
+    // the other, in parallel inside.
+    let (elementwise, matrix): (Vec<_>, Vec<_>) =
+        works.into_iter().partition(|w| w.group.algorithm.is_elementwise());
+    let fallbacks = matrix.into_par_iter().map(|work| matrix_step::<T>(work, clip)).sum();
+    for work in elementwise {
+        elementwise_step::<T>(work, clip);
+    }
+    fallbacks
+}
+
+fn factor<T: Real>(group: &Group, clip: f64) -> T {
+    T::of(if group.maximize { -clip } else { clip })
+}
+
+/// The buffers of a matrix (or any range) of a parameter.
+fn state_streams<'a>(
+    slots: &'a mut [(Slot, Storage)],
+    range: &std::ops::Range<usize>,
+    wanted: impl Fn(Slot) -> bool,
+) -> Vec<(Slot, SliceMut<'a>)> {
+    slots
+        .iter_mut()
+        .filter(|(slot, _)| wanted(*slot))
+        .map(|(slot, storage)| (*slot, SliceMut::of(storage, range.start, range.len())))
+        .collect()
+}
+
+/// Runs `body` on the parameter's storage as a row-major run of elements: in place where it is one, else on a copy
+/// that is written back.
+fn with_row_major(parameter: &Tensor, body: impl FnOnce(&mut Storage, usize)) {
+    if parameter.is_contiguous() {
+        body(&mut parameter.write(), parameter.offset());
+        return;
+    }
+    let mut copy = parameter.to_storage();
+    body(&mut copy, 0);
+    // Type and length are those of the tensor itself.
+    let _ = parameter.assign(&copy);
+}
+
+fn row_major_gradient(gradient: &Tensor, body: impl FnOnce(&Storage, usize)) {
+    if gradient.is_contiguous() {
+        body(&gradient.read(), gradient.offset());
+    } else {
+        body(&gradient.to_storage(), 0);
+    }
+}
+
+fn elementwise_step<T: Real>(work: Work<'_>, clip: f64) {
+    let Work { planned, group, hyper, parameter, gradient, previous, state } = work;
+    let first = state.step == 0;
+    state.step += 1;
+    let stochastic =
+        (group.rounding == Rounding::Stochastic).then_some((planned.spec.name.as_str(), state.step));
+    let previous_copy = previous.map(Tensor::to_storage);
+    let (step, slots) = (state.step, &mut state.slots);
+    row_major_gradient(gradient, |gradient, gradient_at| {
+        with_row_major(parameter, |visible, visible_at| {
+            for matrix in &planned.matrices {
+                let range = matrix.offset..matrix.offset + matrix.rows * matrix.columns;
+                let op = match group.algorithm.rule() {
+                    Rule::Lmo(lmo) => Op::SignStep {
+                        estimator: &lmo.estimator,
+                        first,
+                        apply: scalars(lmo, hyper, *matrix),
+                    },
+                    rule => {
+                        let adamw = match rule {
+                            Rule::AdamW(a) => Some(AdamWStep::new(a, hyper.lr, hyper.weight_decay, step)),
+                            _ => None,
+                        };
+                        Op::Beside { rule, lr: hyper.lr, weight_decay: hyper.weight_decay, step, adamw }
+                    }
+                };
+                let pass = Pass { op, factor: factor(group, clip), stochastic, index: range.start };
+                let len = range.len();
+                let buffers = Buffers {
+                    visible: Some(SliceMut::of(visible, visible_at + range.start, len)),
+                    state: state_streams(slots, &range, |_| true),
+                    gradient: Slice::of(gradient, gradient_at + range.start, len),
+                    previous: previous_copy.as_ref().map(|p| Slice::of(p, range.start, len)),
+                    out: None,
+                };
+                sweep::<T>(&pass, buffers, len);
+            }
+        });
+    });
+}
+
+fn scalars<T: Real>(lmo: &Lmo, hyper: Hyperparameters, matrix: MatrixView) -> Apply<T> {
+    let scale = lmo.scale.factor(lmo.norm, matrix.rows, matrix.columns);
+    Apply::new(lmo.constraint, hyper.lr, hyper.weight_decay, scale, &lmo.estimator)
+}
+
+/// A rule whose direction needs the whole matrix: estimate, LMO, apply (or LMO, estimate, apply).
+fn matrix_step<T: Real>(work: Work<'_>, clip: f64) -> usize {
+    let Work { planned, group, hyper, parameter, gradient, previous, state } = work;
+    let Rule::Lmo(lmo) = group.algorithm.rule() else { return 0 };
+    debug_assert_ne!(lmo.norm, Norm::Sign);
+    let first = state.step == 0;
+    state.step += 1;
+    let stochastic =
+        (group.rounding == Rounding::Stochastic).then_some((planned.spec.name.as_str(), state.step));
+    let factor: T = factor(group, clip);
+    let previous = previous.map(Tensor::to_storage);
+    let mut direction: Vec<T> = load(gradient);
+    let mut fallbacks = 0;
+
+    let estimate = |direction: &mut Vec<T>, factor: T, slots: &mut [(Slot, Storage)]| {
+        let len = direction.len();
+        let gradient = T::wrap(direction.clone());
+        let op = Op::Estimate { estimator: &lmo.estimator, first };
+        let pass = Pass { op, factor, stochastic, index: 0 };
+        let buffers = Buffers {
+            visible: None,
+            state: state_streams(slots, &(0..len), |slot| slot == Slot::Momentum),
+            gradient: Slice::of(&gradient, 0, len),
+            previous: previous.as_ref().map(|p| Slice::of(p, 0, len)),
+            out: Some(direction.as_mut_slice()),
+        };
+        sweep(&pass, buffers, len);
+    };
+    let mut oracle = |direction: &mut Vec<T>| {
+        for m in &planned.matrices {
+            let part = &mut direction[m.offset..m.offset + m.rows * m.columns];
+            fallbacks += usize::from(lmo::direction(lmo, *m, part) == Outcome::FellBack);
+        }
+    };
+    match lmo.order {
+        Order::EstimateFirst => {
+            estimate(&mut direction, factor, &mut state.slots);
+            oracle(&mut direction);
+        }
+        Order::LmoFirst => {
+            direction.iter_mut().for_each(|g| *g *= factor);
+            oracle(&mut direction);
+            estimate(&mut direction, T::one(), &mut state.slots);
+        }
+    }
+
+    let direction = T::wrap(direction);
+    with_row_major(parameter, |visible, visible_at| {
+        for matrix in &planned.matrices {
+            let range = matrix.offset..matrix.offset + matrix.rows * matrix.columns;
+            let op = Op::Apply(scalars(lmo, hyper, *matrix));
+            let pass = Pass { op, factor: T::one(), stochastic, index: range.start };
+            let full = |slot| matches!(slot, Slot::Point | Slot::Master);
+            let buffers = Buffers {
+                visible: Some(SliceMut::of(visible, visible_at + range.start, range.len())),
+                state: state_streams(&mut state.slots, &range, full),
+                gradient: Slice::of(&direction, range.start, range.len()),
+                previous: None,
+                out: None,
+            };
+            sweep(&pass, buffers, range.len());
+        }
+    });
+    fallbacks
+}

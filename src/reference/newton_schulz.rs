@@ -1,0 +1,191 @@
+//! Newton-Schulz iterations on the CPU.
+
+use super::product::{Matrix, product, symmetric_product};
+use super::real::Real;
+use super::reduce::{Scaled, Strided, exponent_of, norm};
+use super::rounding::round_to;
+use crate::algorithm::{Coefficients, Eps, EpsForm, NewtonSchulz, NsDtype, NsMethod};
+
+/// The smallest divisor accepted of a matrix: `x / divide_by(norm)` is what normalisation means.
+fn guarded(norm: Scaled, margin: f64, eps: Eps) -> Scaled {
+    let value = norm.value * margin;
+    // An eps is an absolute number; it plays a part only where the norm is an ordinary one.
+    let value = match (norm.exponent, eps.form) {
+        (0, EpsForm::Clamp) => value.max(eps.value),
+        (0, EpsForm::Add) => value + eps.value,
+        _ => value,
+    };
+    Scaled { value, exponent: norm.exponent }
+}
+
+/// `x / max(margin * ||x||_F, eps)` (or with eps added), for any finite `x` from the smallest subnormal to the largest
+/// number: the norm is split into a mantissa in [1, 2), rounded once, and a power of two, which is applied exactly.
+/// Zero divided by a zero norm is zero; NaN and infinities in give NaN out.
+pub fn normalise<T: Real>(x: &mut [T], norm: Scaled, margin: f64, eps: Eps) {
+    let divisor = guarded(norm, margin, eps);
+    if divisor.value == 0.0 {
+        return;
+    }
+    if !divisor.value.is_finite() {
+        x.fill(T::nan());
+        return;
+    }
+    let inner = exponent_of(divisor.value);
+    let mantissa = T::of(divisor.value * two_to(-inner));
+    let exponent = -(inner + divisor.exponent);
+    // Two exact multiplications, because 2^exponent alone may leave the type's range.
+    let (first, second) = (T::of(two_to(exponent / 2)), T::of(two_to(exponent - exponent / 2)));
+    for v in x {
+        *v = *v * first * second / mantissa;
+    }
+}
+
+fn two_to(exponent: i32) -> f64 {
+    2f64.powi(exponent)
+}
+
+/// What became of one orthogonalisation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The iteration asked for was used.
+    Ok,
+    /// It left its bound (or was not finite) for a finite input, and five standard Jordan steps in f32 or wider
+    /// were used instead.
+    FellBack,
+}
+
+/// Replaces the matrix by its orthogonalisation `~ U V^T`.
+pub fn orthogonalise<T: Real>(
+    data: &mut [T],
+    rows: usize,
+    columns: usize,
+    spec: &NewtonSchulz,
+    eps: Eps,
+) -> Outcome {
+    let length = norm(Strided::row_major(data, rows, columns));
+    normalise(data, length, spec.coefficients.input_margin(), eps);
+    if length.value == 0.0 || !length.value.is_finite() {
+        return Outcome::Ok;
+    }
+    // Short side first. Tall matrices are transposed, so that X and X^T go through the same arithmetic.
+    let tall = rows > columns;
+    let mut x = Matrix::new(rows, columns, data.to_vec());
+    if tall {
+        x = x.transposed();
+    }
+    let default = if T::PRECISION == crate::plan::Precision::F64 { NsDtype::F64 } else { NsDtype::Bf16 };
+    let dtype = spec.dtype.unwrap_or(default);
+    let (mut out, mut outcome) = (run(&x, spec, dtype), Outcome::Ok);
+    if !within_bound(&out, spec.sigma_bound()) {
+        let safe = NewtonSchulz { coefficients: Coefficients::Jordan, ..NewtonSchulz::default() };
+        let wide = if dtype == NsDtype::F64 { NsDtype::F64 } else { NsDtype::F32 };
+        (out, outcome) = (run(&x, &safe, wide), Outcome::FellBack);
+    }
+    if tall {
+        out = out.transposed();
+    }
+    data.copy_from_slice(&out.data);
+    outcome
+}
+
+/// The divergence guard: `||out||_F` can be at most `sigma_bound * sqrt(short side)`; a quarter more is rounding.
+fn within_bound<T: Real>(out: &Matrix<T>, sigma_bound: f64) -> bool {
+    let length = norm(Strided::row_major(&out.data, out.rows, out.columns));
+    length.exponent <= 0 && length.value <= 1.25 * sigma_bound * (out.rows as f64).sqrt()
+}
+
+/// Runs the iteration in the number format asked for.
+fn run<T: Real>(x: &Matrix<T>, spec: &NewtonSchulz, dtype: NsDtype) -> Matrix<T> {
+    let schedule = spec.schedule();
+    match dtype {
+        NsDtype::F64 => convert(&iterate(convert::<T, f64>(x), spec, &schedule, &|_: &mut [f64]| {})),
+        NsDtype::F32 => convert(&iterate(convert::<T, f32>(x), spec, &schedule, &|_: &mut [f32]| {})),
+        half => convert(&iterate(convert::<T, f32>(x), spec, &schedule, &|v: &mut [f32]| round_to(half, v))),
+    }
+}
+
+fn convert<A: Real, B: Real>(m: &Matrix<A>) -> Matrix<B> {
+    Matrix::new(m.rows, m.columns, m.data.iter().map(|v| B::get(*v)).collect())
+}
+
+/// The iteration on `x` (rows <= columns). `round` is applied to the input and to every product's result; operands
+/// are therefore in the number format, sums and epilogues (`+ b A`, `+ a X`) in the working type.
+fn iterate<W: Real>(
+    mut x: Matrix<W>,
+    spec: &NewtonSchulz,
+    schedule: &[[f64; 3]],
+    round: &dyn Fn(&mut [W]),
+) -> Matrix<W> {
+    round(&mut x.data);
+    match spec.method {
+        NsMethod::Standard => standard(x, schedule, round),
+        NsMethod::Gram => gram(x, schedule, &spec.restarts, round),
+    }
+}
+
+fn standard<W: Real>(mut x: Matrix<W>, schedule: &[[f64; 3]], round: &dyn Fn(&mut [W])) -> Matrix<W> {
+    for &[a, b, c] in schedule {
+        let gram = rounded(symmetric_product(W::one(), &x, &x, true, W::zero(), None), round);
+        let update =
+            rounded(symmetric_product(W::of(c), &gram, &gram, false, W::of(b), Some(&gram)), round);
+        let mut next = x.clone();
+        product(W::one(), &update, &x, W::of(a), &mut next);
+        x = rounded(next, round);
+    }
+    x
+}
+
+/// Gram Newton-Schulz (Dao-AILab, 2026): the polynomial is applied to `R = X X^T`, the factors are collected in `Q`,
+/// and `X` is touched only at restarts and at the end. `a I` never enters a rounded matrix; it is the epilogue's.
+fn gram<W: Real>(
+    mut x: Matrix<W>,
+    schedule: &[[f64; 3]],
+    restarts: &[u32],
+    round: &dyn Fn(&mut [W]),
+) -> Matrix<W> {
+    let restarts_at = |t: usize| t > 0 && restarts.contains(&(t as u32));
+    let gram_of = |x: &Matrix<W>| rounded(symmetric_product(W::one(), x, x, true, W::zero(), None), round);
+    let apply = |q: &Matrix<W>, x: &Matrix<W>| {
+        let mut out = Matrix::zeros(x.rows, x.columns);
+        product(W::one(), q, x, W::zero(), &mut out);
+        rounded(out, round)
+    };
+    let sym = |alpha: W, p: &Matrix<W>, q: &Matrix<W>, beta: W, c: &Matrix<W>| {
+        rounded(symmetric_product(alpha, p, q, false, beta, Some(c)), round)
+    };
+    let mut r = gram_of(&x);
+    let mut q: Option<Matrix<W>> = None;
+    for (t, &[a, b, c]) in schedule.iter().enumerate() {
+        let a = W::of(a);
+        if restarts_at(t) {
+            if let Some(q) = q.take() {
+                x = apply(&q, &x);
+            }
+            r = gram_of(&x);
+        }
+        let z = sym(W::of(c), &r, &r, W::of(b), &r);
+        q = Some(match q {
+            None => {
+                let mut q = z.clone();
+                for i in 0..q.rows {
+                    q.data[i * q.columns + i] += a;
+                }
+                rounded(q, round)
+            }
+            Some(q) => sym(W::one(), &q, &z, a, &q),
+        });
+        if t + 1 < schedule.len() && !restarts_at(t + 1) {
+            let rz = sym(W::one(), &r, &z, a, &r);
+            r = sym(W::one(), &z, &rz, a, &rz);
+        }
+    }
+    match q {
+        Some(q) => apply(&q, &x),
+        None => x,
+    }
+}
+
+fn rounded<W: Real>(mut m: Matrix<W>, round: &dyn Fn(&mut [W])) -> Matrix<W> {
+    round(&mut m.data);
+    m
+}

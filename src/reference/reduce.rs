@@ -1,0 +1,149 @@
+//! Norms in a fixed order, so that every backend can have the same bits.
+//!
+//! The order is part of the specification. A matrix is taken with its short side first (rows <= columns; a square
+//! one as it is) and cut into 64 x 64 blocks. Inside a block the squares of each column are added top to bottom in
+//! f64, then the 64 column sums pairwise at distances 32, 16, 8, 4, 2, 1. Block sums, numbered row-major, are added
+//! by 256 lanes (lane l takes blocks l, l+256, ...), then the lanes pairwise at distances 128, 64, ..., 1. Zeros
+//! appended to rows or columns within a block change nothing, nor does transposing a non-square matrix.
+
+use rayon::prelude::*;
+
+use super::real::Real;
+
+const BLOCK: usize = 64;
+const LANES: usize = 256;
+/// Below this many elements threads cost more than they bring.
+const PARALLEL: usize = 1 << 16;
+
+/// A non-negative number `value * 2^exponent`; the exponent is 0 unless plain f64 would overflow or underflow.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scaled {
+    /// Mantissa part.
+    pub value: f64,
+    /// Power of two.
+    pub exponent: i32,
+}
+
+/// A strided matrix of `T`: element (i, j) at `i * row_stride + j * column_stride`.
+#[derive(Debug, Clone, Copy)]
+pub struct Strided<'a, T> {
+    /// First element onwards.
+    pub data: &'a [T],
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub columns: usize,
+    /// Distance between rows.
+    pub row_stride: usize,
+    /// Distance between columns.
+    pub column_stride: usize,
+}
+
+impl<'a, T: Real> Strided<'a, T> {
+    /// A row-major matrix.
+    pub fn row_major(data: &'a [T], rows: usize, columns: usize) -> Self {
+        Self { data, rows, columns, row_stride: columns, column_stride: 1 }
+    }
+
+    fn short_side_first(self) -> Self {
+        if self.rows <= self.columns {
+            return self;
+        }
+        Self {
+            data: self.data,
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+        }
+    }
+
+    fn at(&self, i: usize, j: usize) -> T {
+        self.data[i * self.row_stride + j * self.column_stride]
+    }
+}
+
+/// Sum of squares of `matrix * factor` in the specified order; `factor` is a power of two.
+fn sum_of_squares<T: Real>(matrix: Strided<'_, T>, factor: f64) -> f64 {
+    let m = matrix.short_side_first();
+    let across = m.columns.div_ceil(BLOCK);
+    let blocks = m.rows.div_ceil(BLOCK) * across;
+    let block = |index: usize| {
+        let (top, left) = (index / across * BLOCK, index % across * BLOCK);
+        let (height, width) = (BLOCK.min(m.rows - top), BLOCK.min(m.columns - left));
+        let mut sums = [0.0f64; BLOCK];
+        for i in top..top + height {
+            if m.column_stride == 1 {
+                let start = i * m.row_stride + left;
+                for (sum, &x) in sums.iter_mut().zip(&m.data[start..start + width]) {
+                    let x = x.to_f64() * factor;
+                    *sum += x * x;
+                }
+            } else {
+                for (j, sum) in sums.iter_mut().enumerate().take(width) {
+                    let x = m.at(i, left + j).to_f64() * factor;
+                    *sum += x * x;
+                }
+            }
+        }
+        halve(&mut sums)
+    };
+    let mut partial = vec![0.0; blocks];
+    if m.rows * m.columns >= PARALLEL {
+        partial.par_iter_mut().enumerate().with_min_len(8).for_each(|(i, p)| *p = block(i));
+    } else {
+        partial.iter_mut().enumerate().for_each(|(i, p)| *p = block(i));
+    }
+    let mut lanes = [0.0; LANES];
+    for (i, p) in partial.into_iter().enumerate() {
+        lanes[i % LANES] += p;
+    }
+    halve(&mut lanes)
+}
+
+/// Adds the upper half to the lower half until one number is left. The length is a power of two.
+fn halve(sums: &mut [f64]) -> f64 {
+    let mut half = sums.len() / 2;
+    while half > 0 {
+        let (low, high) = sums.split_at_mut(half);
+        low.iter_mut().zip(high).for_each(|(a, b)| *a += *b);
+        half /= 2;
+    }
+    sums[0]
+}
+
+/// The square root of the sum of squares. Every finite input has a finite result: when f64 would overflow or lose
+/// digits (f64 data beyond about 1e+-140), the sum is taken again with a power of two taken out.
+pub fn norm<T: Real>(matrix: Strided<'_, T>) -> Scaled {
+    let plain = sum_of_squares(matrix, 1.0);
+    if (1e-280..1e280).contains(&plain) || plain.is_nan() {
+        return Scaled { value: plain.sqrt(), exponent: 0 };
+    }
+    let m = matrix;
+    let largest = (0..m.rows)
+        .flat_map(|i| (0..m.columns).map(move |j| (i, j)))
+        .map(|(i, j)| m.at(i, j).to_f64().abs())
+        .fold(0.0, f64::max);
+    if largest == 0.0 || !largest.is_finite() {
+        return Scaled { value: largest, exponent: 0 };
+    }
+    // Two factors, because 2^-exponent alone may not be representable.
+    let exponent = exponent_of(largest);
+    let small = if exponent < -1000 { 2f64.powi(1000) } else { 2f64.powi(-exponent) };
+    let exponent = if exponent < -1000 { -1000 } else { exponent };
+    Scaled { value: sum_of_squares(matrix, small).sqrt(), exponent }
+}
+
+/// Squared norm for global-norm clipping; infinite only beyond the range of f64.
+pub fn squared_norm<T: Real>(matrix: Strided<'_, T>) -> f64 {
+    sum_of_squares(matrix, 1.0)
+}
+
+/// `floor(log2 x)` for positive finite `x`.
+pub fn exponent_of(x: f64) -> i32 {
+    let bits = x.to_bits();
+    match ((bits >> 52) & 0x7ff) as i32 {
+        0 => 63 - (bits.leading_zeros() as i32) - 1074,
+        biased => biased - 1023,
+    }
+}
