@@ -119,9 +119,9 @@ const CANS: [[f64; 3]; 5] = [
     [2.2737, -1.6447, 0.4162],
 ];
 
-/// Explicit lists must keep the composed map of [0, 1] inside these bounds at every step. All published sets stay
-/// below 2; far negative values would turn the update round.
-const MAP_BOUNDS: (f64, f64) = (-0.5, 2.5);
+/// Explicit lists must keep the composed map of [0, 1] inside these bounds at every step: beyond them the next
+/// polynomials blow up. All published sets stay below 2.
+const MAP_BOUNDS: (f64, f64) = (-4.0, 4.0);
 
 /// Largest number of iterations accepted.
 pub const MAX_STEPS: u32 = 30;
