@@ -207,9 +207,7 @@ fn check_buffers(parameters: &[Parameter]) -> Result<()> {
         let mut runs: Vec<_> =
             sharing.iter().flat_map(|p| p.data.runs().into_iter().map(move |run| (run, &p.name))).collect();
         runs.sort_by_key(|(run, _)| run.start);
-        if let Some([(_, name), (run, other)]) =
-            runs.windows(2).find(|w| w[1].0.start < w[0].0.end)
-        {
+        if let Some([(_, name), (run, other)]) = runs.windows(2).find(|w| w[1].0.start < w[0].0.end) {
             let whom = if name == other { "itself".into() } else { format!("parameter `{other}`") };
             return Err(Error::parameter(
                 name,
@@ -539,7 +537,9 @@ impl Optimizer {
     pub fn state(&self, parameter: &str, slot: Slot) -> Option<Vec<f64>> {
         let i = self.parameters.iter().position(|p| p.name == parameter)?;
         let (_, storage) = self.states[i].slots.iter().find(|(s, _)| *s == slot)?;
-        Some(with_elements!(Storage, storage, v => v.iter().map(|x| crate::tensor::Element::to_f64(*x)).collect()))
+        Some(
+            with_elements!(Storage, storage, v => v.iter().map(|x| crate::tensor::Element::to_f64(*x)).collect()),
+        )
     }
 
     /// Steps applied to a parameter, over all runs.

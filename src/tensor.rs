@@ -155,7 +155,10 @@ impl Storage {
     /// When the byte count is not a multiple of the element size.
     pub fn from_le_bytes(dtype: Dtype, bytes: &[u8]) -> Result<Self> {
         if !bytes.len().is_multiple_of(dtype.size()) {
-            return Err(Error::Tensor(format!("{} bytes are no whole number of {dtype} elements", bytes.len())));
+            return Err(Error::Tensor(format!(
+                "{} bytes are no whole number of {dtype} elements",
+                bytes.len()
+            )));
         }
         let mut out = Self::zeros(dtype, bytes.len() / dtype.size());
         with_elements!(Self, &mut out, values => bytemuck::cast_slice_mut(values).copy_from_slice(bytes));
@@ -330,7 +333,12 @@ impl Tensor {
     /// Whether the elements lie one after the other in row-major order.
     pub fn is_contiguous(&self) -> bool {
         self.numel() == 0
-            || self.shape.iter().zip(&self.strides).zip(row_major(&self.shape)).all(|((&d, &s), r)| d == 1 || s == r)
+            || self
+                .shape
+                .iter()
+                .zip(&self.strides)
+                .zip(row_major(&self.shape))
+                .all(|((&d, &s), r)| d == 1 || s == r)
     }
 
     /// The elements in row-major order.

@@ -153,11 +153,9 @@ fn elementwise_step<T: Real>(work: Work<'_>, clip: f64) {
             for matrix in &planned.matrices {
                 let range = matrix.offset..matrix.offset + matrix.rows * matrix.columns;
                 let op = match group.algorithm.rule() {
-                    Rule::Lmo(lmo) => Op::SignStep {
-                        estimator: &lmo.estimator,
-                        first,
-                        apply: scalars(lmo, hyper, *matrix),
-                    },
+                    Rule::Lmo(lmo) => {
+                        Op::SignStep { estimator: &lmo.estimator, first, apply: scalars(lmo, hyper, *matrix) }
+                    }
                     rule => {
                         let adamw = match rule {
                             Rule::AdamW(a) => Some(AdamWStep::new(a, hyper.lr, hyper.weight_decay, step)),
