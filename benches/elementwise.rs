@@ -73,7 +73,9 @@ fn criterion_rows(c: &mut Criterion) {
     for (name, algorithm, dtype) in rules() {
         let (mut optimizer, bytes) = prepare(&algorithm, dtype);
         group.throughput(Throughput::Bytes(bytes as u64));
-        group.bench_function(BenchmarkId::from_parameter(name), |b| b.iter(|| optimizer.step().expect("a step")));
+        group.bench_function(BenchmarkId::from_parameter(name), |b| {
+            b.iter(|| optimizer.step().expect("a step"))
+        });
     }
     group.finish();
 }

@@ -64,7 +64,10 @@ fn criterion_rows(c: &mut Criterion) {
 }
 
 fn ratios() -> bool {
-    println!("\n{:<22} {:>10} {:>10} {:>8}   bar {BAR}", "Newton-Schulz f32 x5", "GFLOP/s", "product", "share");
+    println!(
+        "\n{:<22} {:>10} {:>10} {:>8}   bar {BAR}",
+        "Newton-Schulz f32 x5", "GFLOP/s", "product", "share"
+    );
     let mut all = true;
     for (rows, columns) in SHAPES {
         let x = matrix(rows, columns);

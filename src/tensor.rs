@@ -296,7 +296,7 @@ impl Tensor {
             .zip(strides)
             .try_fold(offset, |at, (&d, &s)| at.checked_add(d.saturating_sub(1).checked_mul(s)?));
         let len = self.read().len();
-        if numel > 0 && !last.is_some_and(|last| last < len) {
+        if numel > 0 && last.is_none_or(|last| last >= len) {
             return Err(Error::Tensor(format!(
                 "view at offset {offset} with shape {shape:?} and strides {strides:?} leaves its storage of {len} elements"
             )));

@@ -2,6 +2,8 @@
 //!
 //! Tests hold the fast reference to it: elementwise rules bit for bit, Newton-Schulz to rounding.
 
+#![allow(clippy::needless_range_loop, reason = "indices read like the formulas")]
+
 use super::real::Real;
 use super::rules::sign;
 use crate::algorithm::{Constraint, Estimator, Lmo, Norm, Order};
