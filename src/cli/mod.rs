@@ -4,7 +4,7 @@ mod info;
 mod plan;
 mod step;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
