@@ -19,6 +19,8 @@ fn naive(data: &[f64], offset: usize, shape: &[usize], strides: &[usize]) -> Vec
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn views_read_and_write_what_index_arithmetic_says(
         shape in prop::collection::vec(0usize..5, 0..4),
