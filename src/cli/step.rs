@@ -9,7 +9,7 @@ use orthant::algorithm::Slot;
 use orthant::files::{read_tensors, write_tensors};
 use orthant::{Error, Optimizer, Parameter, StepReport, Tensor};
 
-use super::{Common, display, print, read_config};
+use super::{Common, Unfit, display, print, read_config};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -34,6 +34,11 @@ pub struct Options {
     out: PathBuf,
 }
 
+const PARAMS: &str = "params.safetensors";
+const STATE: &str = "state.safetensors";
+const EVAL_POINT: &str = "eval_point.safetensors";
+const OUTPUTS: [&str; 3] = [PARAMS, STATE, EVAL_POINT];
+
 pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     let device = common.device()?;
     if !options.prev_grads.is_empty() && options.prev_grads.len() != options.grads.len() {
@@ -45,13 +50,15 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
         .into());
     }
     let config = read_config(&options.config)?;
+    check_out(&options.out)?;
     let tensors = read_tensors(&options.params)?;
     let mut builder = Optimizer::builder(device).groups(config.groups).options(config.options);
     if let Some(precision) = common.precision() {
         builder = builder.precision(precision);
     }
-    let mut optimizer =
-        builder.register(tensors.iter().map(|(name, tensor)| Parameter::new(name, tensor.clone())))?;
+    let mut optimizer = builder
+        .register(tensors.iter().map(|(name, tensor)| Parameter::new(name, tensor.clone())))
+        .context(Unfit)?;
     let previous_used =
         optimizer.plan().groups.iter().any(|g| g.algorithm().needs_previous_gradient());
     if !options.prev_grads.is_empty() && !previous_used {
@@ -78,6 +85,21 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     } else if !common.quiet {
         print(&text(&optimizer, &reports, common.verbose));
         print(&format!("written to {}", display(&options.out)));
+    }
+    Ok(())
+}
+
+/// What would make writing the results fail after all the work, or after the first of the files.
+fn check_out(out: &Path) -> anyhow::Result<()> {
+    // `exists` is false below a file too, so the nearest thing that does exist is looked at.
+    let nearest = out.ancestors().find(|p| p.symlink_metadata().is_ok());
+    if let Some(file) = nearest.filter(|p| !p.is_dir()) {
+        bail!("--out {}: {} is not a folder", display(out), display(file));
+    }
+    for name in OUTPUTS {
+        if out.join(name).is_dir() {
+            bail!("--out {}: {name} is a folder there", display(out));
+        }
     }
     Ok(())
 }
@@ -158,11 +180,11 @@ fn write(optimizer: &mut Optimizer, out: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("{}", out.display()))?;
     let extrapolated = optimizer.plan().groups.iter().any(|g| g.algorithm().is_extrapolated());
     if extrapolated {
-        write_tensors(out.join("eval_point.safetensors"), optimizer.parameters())?;
+        write_tensors(out.join(EVAL_POINT), optimizer.parameters())?;
     }
-    optimizer.save(out.join("state.safetensors"))?;
+    optimizer.save(out.join(STATE))?;
     optimizer.eval_point();
-    write_tensors(out.join("params.safetensors"), optimizer.parameters())?;
+    write_tensors(out.join(PARAMS), optimizer.parameters())?;
     optimizer.train_point();
     Ok(())
 }
