@@ -26,7 +26,8 @@ pub struct Options {
     /// state the first is not used
     #[arg(long, num_args = 1.., value_name = "FILE")]
     prev_grads: Vec<PathBuf>,
-    /// State to start from: the state.safetensors beside the parameters
+    /// State to start from: the state.safetensors beside the parameters (extrapolated methods read the
+    /// eval_point.safetensors beside it, too)
     #[arg(long)]
     state: Option<PathBuf>,
     /// Folder for params.safetensors, state.safetensors and, for extrapolated methods, eval_point.safetensors
@@ -67,6 +68,7 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     if let Some(path) = &options.state {
         optimizer.load(path)?;
         check_iterates(&optimizer, &tensors, path)?;
+        restore_points(&optimizer, &tensors, path)?;
     }
 
     let mut reports = vec![];
@@ -124,6 +126,41 @@ fn check_iterates(
                     )],
                 });
             }
+        }
+    }
+    Ok(())
+}
+
+/// Extrapolated methods keep `x` in the state and `y` in the buffer. `y` does not follow from the state, and a parameter
+/// without a gradient has to stay where it is.
+fn restore_points(
+    optimizer: &Optimizer,
+    tensors: &BTreeMap<String, Tensor>,
+    state: &Path,
+) -> anyhow::Result<()> {
+    let plan = optimizer.plan();
+    let mut extrapolated =
+        plan.parameters.iter().filter(|p| plan.group_of(p).algorithm().is_extrapolated()).peekable();
+    if extrapolated.peek().is_none() {
+        return Ok(());
+    }
+    let path = state.with_file_name(EVAL_POINT);
+    let points = read_tensors(&path)?;
+    for planned in extrapolated {
+        let name = &planned.spec.name;
+        let tensor = &tensors[name];
+        match points.get(name) {
+            Some(y) if y.shape() == tensor.shape() && y.dtype() == tensor.dtype() => {
+                tensor.assign(&y.to_storage())?;
+            }
+            _ => bail!(Error::Checkpoint {
+                path,
+                problems: vec![format!(
+                    "it has no `{name}` of shape {:?} and type {}: it must be the file written beside the state",
+                    tensor.shape(),
+                    tensor.dtype()
+                )],
+            }),
         }
     }
     Ok(())

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
+use crate::model::scratch;
+
 /// A safetensors file of F32 tensors, in the order given.
 pub fn f32_file(tensors: &[(&str, &[usize], Vec<f32>)]) -> Vec<u8> {
     let entries: Vec<_> = tensors
@@ -125,7 +127,7 @@ impl Case {
     }
 
     fn make(&self) -> TempDir {
-        let dir = TempDir::new().expect("a temporary folder");
+        let dir = scratch();
         for folder in &self.folders {
             fs::create_dir_all(dir.path().join(folder)).expect("a folder");
         }

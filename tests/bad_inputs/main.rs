@@ -1,9 +1,14 @@
 //! Bad inputs: each is refused with the right exit code and words, and nothing changes anywhere.
 
+mod api;
 mod command_line;
+mod extremes;
 mod files;
 mod fixture;
 mod hyperparameters;
+#[path = "../checkpoint/model.rs"]
+mod model;
+mod nonfinite;
 mod routing;
 
 use fixture::Case;
