@@ -86,8 +86,8 @@ pub(crate) fn encode(path: &Path, plan: &Plan, states: &[State]) -> Result<Vec<u
     let metadata = serde_json::to_string(&schema)
         .map_err(|e| problem(path, format!("its schema cannot be written: {e}")))?;
     let mut bytes = serialise(path, &tensors, Some(("orthant", metadata)))?;
-    let (start, end) = digest_position(&bytes)
-        .ok_or_else(|| problem(path, "its header has no place for the digest"))?;
+    let (start, end) =
+        digest_position(&bytes).ok_or_else(|| problem(path, "its header has no place for the digest"))?;
     let digest = hex(header(&bytes));
     bytes[start..end].copy_from_slice(digest.as_bytes());
     Ok(bytes)
@@ -185,11 +185,9 @@ fn is_finite(storage: &Storage) -> bool {
 /// The tensors and the schema, or why they cannot be read.
 fn open(bytes: &[u8]) -> std::result::Result<(SafeTensors<'_>, Schema), String> {
     let (tensors, metadata) = open_safetensors(bytes)?;
-    let text = metadata
-        .metadata()
-        .as_ref()
-        .and_then(|m| m.get("orthant"))
-        .ok_or("it has no `orthant` metadata: not a checkpoint of this optimizer, or its header is damaged")?;
+    let text = metadata.metadata().as_ref().and_then(|m| m.get("orthant")).ok_or(
+        "it has no `orthant` metadata: not a checkpoint of this optimizer, or its header is damaged",
+    )?;
     let schema = serde_json::from_str(text).map_err(|e| format!("the header's schema is damaged: {e}"))?;
     Ok((tensors, schema))
 }
@@ -210,7 +208,9 @@ fn damage(bytes: &[u8], tensors: &SafeTensors<'_>, schema: &Schema) -> Vec<Strin
     for name in tensors.names() {
         match (schema.digests.get(name), tensors.tensor(name)) {
             (Some(digest), Ok(view)) if *digest == hex(view.data()) => {}
-            (Some(_), Ok(_)) => problems.push(format!("entry `{name}` is damaged: its digest does not match")),
+            (Some(_), Ok(_)) => {
+                problems.push(format!("entry `{name}` is damaged: its digest does not match"))
+            }
             _ => problems.push(format!("entry `{name}` has no digest")),
         }
     }

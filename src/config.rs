@@ -50,9 +50,8 @@ impl Config {
     /// TOML syntax errors with their position, unknown keys, wrong types, names that are not built yet, and
     /// hyperparameters outside their legal intervals.
     pub fn parse(text: &str) -> Result<Self> {
-        let table: Table = text.parse().map_err(|e: toml::de::Error| {
-            Error::Config(e.to_string().trim_end().to_owned())
-        })?;
+        let table: Table =
+            text.parse().map_err(|e: toml::de::Error| Error::Config(e.to_string().trim_end().to_owned()))?;
         let mut top = Fields::new(table, "top level".into());
         let options = step_options(top.table("step")?)?;
         let groups = match top.take("group") {
@@ -77,11 +76,8 @@ impl Config {
 
 fn step_options(table: Option<Table>) -> Result<StepOptions> {
     let mut fields = Fields::new(table.unwrap_or_default(), "[step]".into());
-    let nonfinite = [
-        ("error", NonFinite::Error),
-        ("skip", NonFinite::Skip),
-        ("propagate", NonFinite::Propagate),
-    ];
+    let nonfinite =
+        [("error", NonFinite::Error), ("skip", NonFinite::Skip), ("propagate", NonFinite::Propagate)];
     let options = StepOptions {
         max_grad_norm: fields.number("max_grad_norm")?,
         nonfinite: fields.choice("nonfinite", &nonfinite)?.unwrap_or_default(),
@@ -206,15 +202,13 @@ fn ns_coefficients(fields: &mut Fields) -> Result<Option<Coefficients>> {
         Value::String(name) if name == "turbo" => {
             Err(Error::not_built(format!("{}: ns_coefficients = \"turbo\"", fields.context), ""))
         }
-        Value::String(name) => {
-            match Coefficients::NAMED.iter().find(|(known, _)| known == name) {
-                Some((_, set)) => Ok(Some(set.clone())),
-                None => {
-                    let names: Vec<&str> = Coefficients::NAMED.iter().map(|(name, _)| *name).collect();
-                    Err(fields.not_one_of("ns_coefficients", name, &names))
-                }
+        Value::String(name) => match Coefficients::NAMED.iter().find(|(known, _)| known == name) {
+            Some((_, set)) => Ok(Some(set.clone())),
+            None => {
+                let names: Vec<&str> = Coefficients::NAMED.iter().map(|(name, _)| *name).collect();
+                Err(fields.not_one_of("ns_coefficients", name, &names))
             }
-        }
+        },
         Value::Array(list) => {
             let triples = match triple(&value) {
                 Some(one) => Some(vec![one]),
@@ -285,7 +279,9 @@ fn estimator(table: Table, context: &str) -> Result<Estimator> {
     fields.finish()?;
     let context = fields.context.clone();
     let needed = || {
-        given.ok_or_else(|| Error::Config(format!("{context}: `{kind}` needs momentum, or alpha = 1 - momentum")))
+        given.ok_or_else(|| {
+            Error::Config(format!("{context}: `{kind}` needs momentum, or alpha = 1 - momentum"))
+        })
     };
     let start = initial.unwrap_or(Initial::Zero);
     let estimator = match kind.as_str() {

@@ -36,9 +36,8 @@ impl FromStr for Device {
 
     /// `auto`, `cpu`; `cuda`, `cuda:N`, `emulated`, `emulated:sm_80`, `emulated:sm_90a` are reserved.
     fn from_str(text: &str) -> Result<Self> {
-        let not_built = |what: &str| {
-            Err(Error::not_built(format!("device `{text}`: {what}"), "; use `cpu` or `auto`"))
-        };
+        let not_built =
+            |what: &str| Err(Error::not_built(format!("device `{text}`: {what}"), "; use `cpu` or `auto`"));
         match text.split_once(':') {
             None if text == "auto" => Self::auto(),
             None if text == "cpu" => Ok(Self::Cpu),
@@ -48,7 +47,8 @@ impl FromStr for Device {
             Some(("emulated", "sm_80" | "sm_90a")) => not_built("the software GPU"),
             _ => Err(Error::Device {
                 device: text.to_owned(),
-                reason: "it must be auto, cpu, cuda, cuda:N, emulated, emulated:sm_80 or emulated:sm_90a".into(),
+                reason: "it must be auto, cpu, cuda, cuda:N, emulated, emulated:sm_80 or emulated:sm_90a"
+                    .into(),
             }),
         }
     }

@@ -72,6 +72,21 @@ pub enum Error {
         /// `NaN`, `inf` or `-inf`.
         value: String,
     },
+    /// A finite gradient that the algorithm's state cannot hold: its square, or its sum with the momentum, would
+    /// overflow the working type and freeze the element for ever. Nothing was changed.
+    #[error(
+        "step {step}: gradient of parameter `{parameter}` reaches {value:e}, beyond the {limit:e} that its state can take in; nothing was changed"
+    )]
+    GradientOverflow {
+        /// The 1-based step that was refused.
+        step: u64,
+        /// First such parameter, in registration order.
+        parameter: String,
+        /// Largest absolute value, after clipping.
+        value: f64,
+        /// Largest one that is accepted.
+        limit: f64,
+    },
     /// No parameter has a gradient: most likely backward did not run.
     #[error("step: no registered parameter has a gradient; nothing was changed")]
     NoGradients,

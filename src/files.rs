@@ -27,9 +27,7 @@ pub fn read_tensors(path: impl AsRef<Path>) -> Result<BTreeMap<String, Tensor>> 
     let mut out = BTreeMap::new();
     for (name, view) in tensors.iter() {
         let tensor = check_name(name).and_then(|()| match dtype_of(view.dtype()) {
-            Some(dtype) => {
-                Tensor::from_storage(Storage::from_le_bytes(dtype, view.data())?, view.shape())
-            }
+            Some(dtype) => Tensor::from_storage(Storage::from_le_bytes(dtype, view.data())?, view.shape()),
             None => Err(Error::parameter(
                 name,
                 format!("it holds {:?}; f64, f32, bf16 and f16 are supported", view.dtype()),
@@ -62,7 +60,8 @@ pub fn write_tensors<'a>(
             return Err(problem(path, format!("cannot be written: `{name}` was given twice")));
         }
     }
-    let views: Vec<(String, &[usize], &Storage)> = copies.iter().map(|(n, s, t)| (n.clone(), *s, t)).collect();
+    let views: Vec<(String, &[usize], &Storage)> =
+        copies.iter().map(|(n, s, t)| (n.clone(), *s, t)).collect();
     write_atomically(path, &serialise(path, &views, None)?)
 }
 
@@ -140,10 +139,7 @@ fn check_unique_keys(header: &[u8]) -> std::result::Result<(), String> {
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             f.write_str("a JSON object")
         }
-        fn visit_map<A: serde::de::MapAccess<'de>>(
-            self,
-            mut map: A,
-        ) -> std::result::Result<(), A::Error> {
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
             let mut seen = std::collections::HashSet::new();
             while let Some((key, _)) = map.next_entry::<String, serde::de::IgnoredAny>()? {
                 if let Some(twice) = seen.replace(key) {

@@ -209,7 +209,11 @@ impl Group {
         match &self.splits {
             Some(Splits::Equal(0)) => return Err(self.illegal("splits", "0", "it must be at least 1")),
             Some(Splits::Sizes(sizes)) if sizes.is_empty() || sizes.contains(&0) => {
-                return Err(self.illegal("splits", format!("{sizes:?}"), "every block needs at least one row"));
+                return Err(self.illegal(
+                    "splits",
+                    format!("{sizes:?}"),
+                    "every block needs at least one row",
+                ));
             }
             _ => {}
         }
@@ -250,7 +254,10 @@ impl Hyperparameters {
             DecayKind::Decoupled if lr * weight_decay >= 1.0 => Err(group.illegal(
                 "weight_decay",
                 weight_decay,
-                format!("lr * weight_decay must stay below 1, and with lr = {lr} it is {}", lr * weight_decay),
+                format!(
+                    "lr * weight_decay must stay below 1, and with lr = {lr} it is {}",
+                    lr * weight_decay
+                ),
             )),
             DecayKind::None if weight_decay != 0.0 => Err(group.illegal(
                 "weight_decay",

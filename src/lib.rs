@@ -28,7 +28,6 @@
 
 pub mod algorithm;
 
-
 pub mod checkpoint;
 pub mod config;
 mod device;

@@ -207,9 +207,7 @@ fn check_buffers(parameters: &[Parameter]) -> Result<()> {
         let mut runs: Vec<_> =
             sharing.iter().flat_map(|p| p.data.runs().into_iter().map(move |run| (run, &p.name))).collect();
         runs.sort_by_key(|(run, _)| run.start);
-        if let Some([(_, name), (run, other)]) =
-            runs.windows(2).find(|w| w[1].0.start < w[0].0.end)
-        {
+        if let Some([(_, name), (run, other)]) = runs.windows(2).find(|w| w[1].0.start < w[0].0.end) {
             let whom = if name == other { "itself".into() } else { format!("parameter `{other}`") };
             return Err(Error::parameter(
                 name,
@@ -282,6 +280,14 @@ fn copy_converted(source: &Storage, target: &mut Storage) {
     }));
 }
 
+/// What a look at all gradients found.
+struct Scanned {
+    bad: Option<Error>,
+    norm: f64,
+    /// (parameter, largest absolute value).
+    largest: Vec<(usize, f64)>,
+}
+
 /// Registered parameters, their state, and the step.
 #[derive(Debug)]
 pub struct Optimizer {
@@ -306,7 +312,8 @@ impl Optimizer {
     /// One step with the gradients as they are now.
     ///
     /// # Errors
-    /// [`Error::NoGradients`], [`Error::NonFiniteGradient`] under [`NonFinite::Error`], a missing previous gradient;
+    /// [`Error::NoGradients`], [`Error::NonFiniteGradient`] under [`NonFinite::Error`], [`Error::GradientOverflow`]
+    /// unless gradients are not scanned, a missing previous gradient;
     /// parameters and state are bit for bit unchanged then.
     pub fn step(&mut self) -> Result<StepReport> {
         match self.plan.precision {
@@ -340,7 +347,7 @@ impl Optimizer {
         let mut clip = 1.0;
         let scanning = self.options.nonfinite != NonFinite::Propagate;
         if scanning || self.options.max_grad_norm.is_some() {
-            let (bad, norm) = self.scan::<T>(&present);
+            let Scanned { bad, norm, largest } = self.scan::<T>(&present);
             report.grad_norm = self.options.max_grad_norm.map(|_| norm);
             if let Some(bad) = bad.filter(|_| scanning) {
                 if self.options.nonfinite == NonFinite::Error {
@@ -361,6 +368,9 @@ impl Optimizer {
                 // f64::min would swallow a NaN norm under `propagate`.
                 let ratio = max / (norm + 1e-6);
                 clip = if ratio > 1.0 { 1.0 } else { ratio };
+            }
+            if let Some(overflow) = self.overflow::<T>(&largest, clip).filter(|_| scanning) {
+                return Err(overflow);
             }
         }
         let works = self
@@ -388,8 +398,8 @@ impl Optimizer {
         Ok(report)
     }
 
-    /// The first non-finite gradient in registration order, and the global norm.
-    fn scan<T: Real>(&self, present: &[usize]) -> (Option<Error>, f64) {
+    /// Looks at every gradient that is present; `bad` is the first non-finite one in registration order.
+    fn scan<T: Real>(&self, present: &[usize]) -> Scanned {
         let with_norm = self.options.max_grad_norm.is_some();
         let scans: Vec<_> = present
             .par_iter()
@@ -403,10 +413,10 @@ impl Optimizer {
                 (i, own, previous)
             })
             .collect();
-        let mut bad = None;
-        let mut sum = 0.0;
+        let (mut bad, mut sum, mut largest) = (None, 0.0, Vec::with_capacity(scans.len()));
         for (i, own, previous) in scans {
             sum += own.as_ref().map_or(0.0, |s| s.squared_norm);
+            largest.push((i, own.iter().chain(&previous).map(|s| s.largest).fold(0.0, f64::max)));
             let first = own.into_iter().chain(previous).find_map(|s| s.non_finite);
             if let (Some((index, value)), None) = (first, &bad) {
                 bad = Some(Error::NonFiniteGradient {
@@ -417,7 +427,21 @@ impl Optimizer {
                 });
             }
         }
-        (bad, sum.sqrt())
+        Scanned { bad, norm: sum.sqrt(), largest }
+    }
+
+    /// The first gradient that its algorithm's state cannot take in.
+    fn overflow<T: Real>(&self, largest: &[(usize, f64)], clip: f64) -> Option<Error> {
+        let max = T::max_value().to_f64();
+        largest.iter().find_map(|&(i, value)| {
+            let limit = self.group(i).algorithm.gradient_limit(max);
+            (value * clip > limit).then(|| Error::GradientOverflow {
+                step: self.steps + self.skipped + 1,
+                parameter: self.parameters[i].name.clone(),
+                value: value * clip,
+                limit,
+            })
+        })
     }
 
     fn group(&self, parameter: usize) -> &Group {
@@ -539,7 +563,9 @@ impl Optimizer {
     pub fn state(&self, parameter: &str, slot: Slot) -> Option<Vec<f64>> {
         let i = self.parameters.iter().position(|p| p.name == parameter)?;
         let (_, storage) = self.states[i].slots.iter().find(|(s, _)| *s == slot)?;
-        Some(with_elements!(Storage, storage, v => v.iter().map(|x| crate::tensor::Element::to_f64(*x)).collect()))
+        Some(
+            with_elements!(Storage, storage, v => v.iter().map(|x| crate::tensor::Element::to_f64(*x)).collect()),
+        )
     }
 
     /// Steps applied to a parameter, over all runs.

@@ -271,7 +271,8 @@ fn plan_parameter(
     reason: String,
     precision: Precision,
 ) -> Result<PlannedParameter> {
-    let fail = |reason: String| Err(Error::parameter(&spec.name, format!("{reason} (group `{}`)", group.name)));
+    let fail =
+        |reason: String| Err(Error::parameter(&spec.name, format!("{reason} (group `{}`)", group.name)));
     checked_numel(&spec.shape, 8).map_err(|e| Error::parameter(&spec.name, e.to_string()))?;
     if spec.dtype == Dtype::F64 && precision == Precision::F32 {
         return fail("it is stored in f64; compute with precision f64, or store it in f32".into());
@@ -336,7 +337,9 @@ fn split(shape: &[usize], splits: Option<&Splits>) -> std::result::Result<Vec<Ma
     let empty = shape.contains(&0);
     let heights: Vec<usize> = match splits {
         None => vec![rows],
-        Some(_) if shape.len() < 2 => return Err(format!("splits are declared, but shape {shape:?} has no rows")),
+        Some(_) if shape.len() < 2 => {
+            return Err(format!("splits are declared, but shape {shape:?} has no rows"));
+        }
         Some(Splits::Equal(n)) if rows % n != 0 => {
             return Err(format!("{rows} rows do not divide into {n} equal splits"));
         }

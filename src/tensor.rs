@@ -155,7 +155,10 @@ impl Storage {
     /// When the byte count is not a multiple of the element size.
     pub fn from_le_bytes(dtype: Dtype, bytes: &[u8]) -> Result<Self> {
         if !bytes.len().is_multiple_of(dtype.size()) {
-            return Err(Error::Tensor(format!("{} bytes are no whole number of {dtype} elements", bytes.len())));
+            return Err(Error::Tensor(format!(
+                "{} bytes are no whole number of {dtype} elements",
+                bytes.len()
+            )));
         }
         let mut out = Self::zeros(dtype, bytes.len() / dtype.size());
         with_elements!(Self, &mut out, values => bytemuck::cast_slice_mut(values).copy_from_slice(bytes));
@@ -293,7 +296,7 @@ impl Tensor {
             .zip(strides)
             .try_fold(offset, |at, (&d, &s)| at.checked_add(d.saturating_sub(1).checked_mul(s)?));
         let len = self.read().len();
-        if numel > 0 && !last.is_some_and(|last| last < len) {
+        if numel > 0 && last.is_none_or(|last| last >= len) {
             return Err(Error::Tensor(format!(
                 "view at offset {offset} with shape {shape:?} and strides {strides:?} leaves its storage of {len} elements"
             )));
@@ -330,7 +333,12 @@ impl Tensor {
     /// Whether the elements lie one after the other in row-major order.
     pub fn is_contiguous(&self) -> bool {
         self.numel() == 0
-            || self.shape.iter().zip(&self.strides).zip(row_major(&self.shape)).all(|((&d, &s), r)| d == 1 || s == r)
+            || self
+                .shape
+                .iter()
+                .zip(&self.strides)
+                .zip(row_major(&self.shape))
+                .all(|((&d, &s), r)| d == 1 || s == r)
     }
 
     /// The elements in row-major order.

@@ -94,7 +94,11 @@ fn info_says_what_is_built() {
     assert!(has("algorithms", "muon") && !has("algorithms", "soap"));
     assert!(has("reserved", "soap") && !has("reserved", "muon"));
     assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(json(dir.path(), "--json --device cpu info"), info, "options go before or after the subcommand");
+    assert_eq!(
+        json(dir.path(), "--json --device cpu info"),
+        info,
+        "options go before or after the subcommand"
+    );
 }
 
 #[test]
@@ -178,7 +182,10 @@ fn step_reports_every_step() {
     assert_eq!(after.len(), 4);
 
     let text = stdout(dir.path(), "step --config c.toml --params p --grads g1 nan g2 --out again");
-    assert!(text.contains("2 steps applied, 1 skipped") && text.contains("`embed.weight` is not finite"), "{text}");
+    assert!(
+        text.contains("2 steps applied, 1 skipped") && text.contains("`embed.weight` is not finite"),
+        "{text}"
+    );
     assert!(text.contains("written to again") && !text.contains("step 1:"), "{text}");
     let text = stdout(dir.path(), "step --config c.toml --params p --grads g1 nan g2 --out again -v");
     assert!(text.contains("step 1: 4 updated, 0 without gradient, gradient norm"), "{text}");
@@ -213,7 +220,17 @@ fn help_and_version_succeed() {
         let version = stdout(dir.path(), &format!("{subcommand} --version"));
         assert!(version.contains(env!("CARGO_PKG_VERSION")));
     }
-    for option in ["--config", "--params", "--grads", "--prev-grads", "--state", "--out", "--device", "--precision", "--json"] {
+    for option in [
+        "--config",
+        "--params",
+        "--grads",
+        "--prev-grads",
+        "--state",
+        "--out",
+        "--device",
+        "--precision",
+        "--json",
+    ] {
         assert!(stdout(dir.path(), "step --help").contains(option), "{option}");
     }
 }

@@ -114,9 +114,9 @@ impl Estimator {
         let alpha = |v: f64| (!(v > 0.0 && v <= 1.0)).then_some(("alpha", v, "it must lie in (0, 1]"));
         match *self {
             Self::None => vec![],
-            Self::HeavyBall { momentum, .. } | Self::Ema { momentum, .. } | Self::Nesterov { momentum, .. } => {
-                half_open("momentum", momentum).into_iter().collect()
-            }
+            Self::HeavyBall { momentum, .. }
+            | Self::Ema { momentum, .. }
+            | Self::Nesterov { momentum, .. } => half_open("momentum", momentum).into_iter().collect(),
             Self::Lion { betas } => betas.iter().filter_map(|&b| half_open("betas", b)).collect(),
             Self::Extrapolated { alpha: a } | Self::Mvr { alpha: a } => alpha(a).into_iter().collect(),
         }

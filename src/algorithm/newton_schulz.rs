@@ -295,10 +295,9 @@ pub struct Remez {
     pub steps: u32,
     /// The interval's lower end is taken as at least `cushion` times its upper end (0: never).
     pub cushion: f64,
-    /// Every tuple but the last is divided by (s, s^3, s^5) with s = 1 + `safety`.
+    /// Every tuple but the last is divided by (s, s^3, s^5) with s = 1 + `safety`, and the next polynomial is made
+    /// for the interval that leaves.
     pub safety: f64,
-    /// Whether the safety factor is applied while composing, so that the last tuple has it too.
-    pub safety_inside: bool,
 }
 
 /// Greedy composition of minimax odd quintics: each polynomial is the best approximation of 1 on the interval that
@@ -306,23 +305,22 @@ pub struct Remez {
 /// 0.02407327424182761), the speedrun's (1e-3, cushion 0.02, safety 0.02) and CANS (1e-3, no cushion, no safety).
 pub fn remez(options: Remez) -> Vec<[f64; 3]> {
     let (mut lower, mut upper) = (options.lower, 1.0);
+    let safety = 1.0 + options.safety;
     let mut out = Vec::with_capacity(options.steps as usize);
-    for _ in 0..options.steps {
-        let [a, b, c] = minimax_quintic(lower.max(options.cushion * upper), upper);
-        let p = |x: f64| a * x + b * x.powi(3) + c * x.powi(5);
-        // The cushioned interval's error is centred on 1 for that interval; recentre it for the real one.
-        let rescale = 2.0 / (p(lower) + p(upper));
-        let mut tuple = [a * rescale, b * rescale, c * rescale];
-        let end = |x: f64, t: [f64; 3]| compose(&[t], x);
-        if options.safety_inside {
-            let s = 1.0 + options.safety;
-            tuple = [tuple[0] / s, tuple[1] / s.powi(3), tuple[2] / s.powi(5)];
+    for step in 1..=options.steps {
+        let mut tuple = minimax_quintic(lower.max(options.cushion * upper), upper);
+        if options.cushion * upper > lower {
+            // The polynomial is centred on 1 for the cushioned interval; recentre it for the real one.
+            let rescale = 2.0 / (compose(&[tuple], lower) + compose(&[tuple], upper));
+            tuple = tuple.map(|v| v * rescale);
         }
-        (lower, upper) = (end(lower, tuple), 2.0 - end(lower, tuple));
+        if step < options.steps {
+            let [a, b, c] = tuple;
+            tuple = [a / safety, b / safety.powi(3), c / safety.powi(5)];
+        }
+        lower = compose(&[tuple], lower);
+        upper = 2.0 - lower;
         out.push(tuple);
-    }
-    if !options.safety_inside && options.safety != 0.0 {
-        out = with_safety(&out, 1.0 + options.safety);
     }
     out
 }

@@ -37,8 +37,7 @@ const ORTHOGONAL_SGDM: &[&str] =
     &["momentum", "adjust_lr_fn", "cautious_weight_decay", NS[0], NS[1], NS[2], NS[3], NS[4], NS[5]];
 const SCION: &[&str] =
     &["momentum", "norm", "scale", "unconstrained", NS[0], NS[1], NS[2], NS[3], NS[4], NS[5]];
-const LMO: &[&str] =
-    &["estimator", "norm", "scale", "constraint", NS[0], NS[1], NS[2], NS[3], NS[4], NS[5]];
+const LMO: &[&str] = &["estimator", "norm", "scale", "constraint", NS[0], NS[1], NS[2], NS[3], NS[4], NS[5]];
 
 const fn reserved(name: &'static str, source: &'static str) -> Preset {
     Preset { name, source, lr: None, weight_decay: 0.0, options: &[], build: None }
@@ -60,7 +59,9 @@ pub static PRESETS: [Preset; 18] = [
         lr: None,
         weight_decay: 0.0,
         options: &["momentum", "eps", "cautious_weight_decay"],
-        build: Some(|| lmo(Estimator::Ema { momentum: 0.9, initial: Initial::FirstGradient }, Norm::Frobenius)),
+        build: Some(|| {
+            lmo(Estimator::Ema { momentum: 0.9, initial: Initial::FirstGradient }, Norm::Frobenius)
+        }),
     },
     Preset {
         name: "sign-sgd",
@@ -137,9 +138,7 @@ pub static PRESETS: [Preset; 18] = [
         lr: Some(1e-2),
         weight_decay: 0.0,
         options: &["lr_decay", "initial_accumulator_value", "eps"],
-        build: Some(|| {
-            Rule::AdaGrad(AdaGrad { lr_decay: 0.0, initial_accumulator_value: 0.0, eps: 0.0 })
-        }),
+        build: Some(|| Rule::AdaGrad(AdaGrad { lr_decay: 0.0, initial_accumulator_value: 0.0, eps: 0.0 })),
     },
     Preset {
         name: "lmo",

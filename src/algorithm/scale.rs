@@ -83,9 +83,7 @@ impl std::fmt::Display for Scale {
         match self {
             Self::Factor(factor) => write!(f, "{factor}"),
             Self::Scion(radius) => write!(f, "scion {radius}"),
-            named => {
-                f.write_str(Self::NAMED.iter().find(|(_, s)| s == named).map_or("", |(name, _)| name))
-            }
+            named => f.write_str(Self::NAMED.iter().find(|(_, s)| s == named).map_or("", |(name, _)| name)),
         }
     }
 }

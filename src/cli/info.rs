@@ -8,7 +8,8 @@ pub fn run(common: &Common) -> anyhow::Result<()> {
     let device = common.device()?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (built, reserved): (Vec<_>, Vec<_>) = PRESETS.iter().partition(|p| p.is_built());
-    let names = |presets: &[&orthant::algorithm::Preset]| -> Vec<&str> { presets.iter().map(|p| p.name).collect() };
+    let names =
+        |presets: &[&orthant::algorithm::Preset]| -> Vec<&str> { presets.iter().map(|p| p.name).collect() };
     if common.json {
         let row = serde_json::json!({
             "device": device.to_string(),

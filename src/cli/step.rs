@@ -60,8 +60,7 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     let mut optimizer = builder
         .register(tensors.iter().map(|(name, tensor)| Parameter::new(name, tensor.clone())))
         .context(Unfit)?;
-    let previous_used =
-        optimizer.plan().groups.iter().any(|g| g.algorithm().needs_previous_gradient());
+    let previous_used = optimizer.plan().groups.iter().any(|g| g.algorithm().needs_previous_gradient());
     if !options.prev_grads.is_empty() && !previous_used {
         return Err(Error::Config("--prev-grads were given, and no group uses them".into()).into());
     }
@@ -271,7 +270,8 @@ fn text(optimizer: &Optimizer, reports: &[StepReport], verbose: bool) -> String 
     );
     for (i, r) in reports.iter().enumerate().filter(|(_, r)| verbose || !r.applied) {
         let norm = r.grad_norm.map_or(String::new(), |n| format!(", gradient norm {n:.6e}"));
-        let skipped = r.non_finite.as_ref().map_or(String::new(), |p| format!(", skipped: `{p}` is not finite"));
+        let skipped =
+            r.non_finite.as_ref().map_or(String::new(), |p| format!(", skipped: `{p}` is not finite"));
         out.push_str(&format!(
             "\nstep {}: {} updated, {} without gradient{norm}{skipped}",
             i + 1,

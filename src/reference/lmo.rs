@@ -18,7 +18,8 @@ pub fn direction<T: Real>(lmo: &Lmo, shape: MatrixView, m: &mut [T]) -> Outcome 
                 crate::algorithm::Scale::Scion(radius) => radius,
                 _ => 1.0,
             };
-            let shape_factor = if radius == 0.0 { 1.0 } else { lmo.scale.factor(lmo.norm, rows, columns) / radius };
+            let shape_factor =
+                if radius == 0.0 { 1.0 } else { lmo.scale.factor(lmo.norm, rows, columns) / radius };
             Eps { value: lmo.eps.value * shape_factor, form: EpsForm::Add }
         }
         EpsForm::Add => lmo.eps,

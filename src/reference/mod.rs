@@ -50,8 +50,10 @@ pub(crate) struct Work<'a> {
     pub state: &'a mut State,
 }
 
-/// First non-finite element and the sum of squares of a gradient.
+/// First non-finite element, size and norm of a gradient.
 pub(crate) struct Scan {
+    /// Largest absolute value; meaningless where there is a non-finite one.
+    pub largest: f64,
     /// Row-major index and value.
     pub non_finite: Option<(usize, f64)>,
     /// In the specified order, matrix by matrix.
@@ -62,6 +64,7 @@ pub(crate) struct Scan {
 pub(crate) fn scan<T: Real>(planned: &PlannedParameter, gradient: &Tensor, with_norm: bool) -> Scan {
     let values = load::<T>(gradient);
     let non_finite = values.iter().position(|g| !g.is_finite()).map(|i| (i, values[i].to_f64()));
+    let largest = values.iter().fold(T::zero(), |most, g| most.max(g.abs())).to_f64();
     let squared_norm = if with_norm {
         planned
             .matrices
@@ -74,7 +77,7 @@ pub(crate) fn scan<T: Real>(planned: &PlannedParameter, gradient: &Tensor, with_
     } else {
         0.0
     };
-    Scan { non_finite, squared_norm }
+    Scan { largest, non_finite, squared_norm }
 }
 
 fn load<T: Real>(tensor: &Tensor) -> Vec<T> {
@@ -153,11 +156,9 @@ fn elementwise_step<T: Real>(work: Work<'_>, clip: f64) {
             for matrix in &planned.matrices {
                 let range = matrix.offset..matrix.offset + matrix.rows * matrix.columns;
                 let op = match group.algorithm.rule() {
-                    Rule::Lmo(lmo) => Op::SignStep {
-                        estimator: &lmo.estimator,
-                        first,
-                        apply: scalars(lmo, hyper, *matrix),
-                    },
+                    Rule::Lmo(lmo) => {
+                        Op::SignStep { estimator: &lmo.estimator, first, apply: scalars(lmo, hyper, *matrix) }
+                    }
                     rule => {
                         let adamw = match rule {
                             Rule::AdamW(a) => Some(AdamWStep::new(a, hyper.lr, hyper.weight_decay, step)),

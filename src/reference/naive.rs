@@ -2,6 +2,8 @@
 //!
 //! Tests hold the fast reference to it: elementwise rules bit for bit, Newton-Schulz to rounding.
 
+#![allow(clippy::needless_range_loop, reason = "indices read like the formulas")]
+
 use super::real::Real;
 use super::rules::sign;
 use crate::algorithm::{Constraint, Estimator, Lmo, Norm, Order};
@@ -51,7 +53,8 @@ impl<T: Real> Naive<T> {
                 Constraint::CautiousDecay => weight_decay * lr != 0.0 && u[i] * self.x[i] >= T::zero(),
                 Constraint::ConvexCombination => true,
             };
-            let rate = if method.constraint == Constraint::ConvexCombination { lr } else { lr * weight_decay };
+            let rate =
+                if method.constraint == Constraint::ConvexCombination { lr } else { lr * weight_decay };
             let (kept, lost) = if decays {
                 (T::of(1.0 - rate) * self.x[i], T::of(rate) * self.x[i])
             } else {
@@ -86,10 +89,9 @@ impl<T: Real> Naive<T> {
                     let m = average(momentum);
                     (m, T::of(1.0 - momentum) * g[i] + T::of(momentum) * m)
                 }
-                Estimator::Lion { betas: [b1, b2] } => (
-                    T::of(b2) * old + T::of(1.0 - b2) * g[i],
-                    T::of(b1) * old + T::of(1.0 - b1) * g[i],
-                ),
+                Estimator::Lion { betas: [b1, b2] } => {
+                    (T::of(b2) * old + T::of(1.0 - b2) * g[i], T::of(b1) * old + T::of(1.0 - b1) * g[i])
+                }
                 Estimator::Extrapolated { alpha } => {
                     let m = if from_gradient { g[i] } else { T::of(1.0 - alpha) * old + T::of(alpha) * g[i] };
                     (m, m)
@@ -117,9 +119,9 @@ impl<T: Real> Naive<T> {
                 let norm = length(&|k| k, m.len());
                 m.iter().map(|v| divide(*v, norm)).collect()
             }
-            Norm::Rows => (0..m.len())
-                .map(|i| divide(m[i], length(&|k| i / columns * columns + k, columns)))
-                .collect(),
+            Norm::Rows => {
+                (0..m.len()).map(|i| divide(m[i], length(&|k| i / columns * columns + k, columns))).collect()
+            }
             Norm::Columns => {
                 (0..m.len()).map(|i| divide(m[i], length(&|k| k * columns + i % columns, rows))).collect()
             }
@@ -136,7 +138,11 @@ impl<T: Real> Naive<T> {
 /// `a X + b (X X^T) X + c (X X^T)^2 X` without rounding to 16 bits, on the left side whatever the shape.
 fn newton_schulz_step<T: Real>(x: &[T], rows: usize, columns: usize, [a, b, c]: [f64; 3]) -> Vec<T> {
     let gram: Vec<T> = (0..rows * rows)
-        .map(|ij| (0..columns).map(|k| x[ij / rows * columns + k] * x[ij % rows * columns + k]).fold(T::zero(), |s, v| s + v))
+        .map(|ij| {
+            (0..columns)
+                .map(|k| x[ij / rows * columns + k] * x[ij % rows * columns + k])
+                .fold(T::zero(), |s, v| s + v)
+        })
         .collect();
     let square = matmul(&gram, &gram, rows, rows, rows);
     let update: Vec<T> = gram.iter().zip(&square).map(|(g, s)| T::of(b) * *g + T::of(c) * *s).collect();

@@ -9,9 +9,13 @@ use crate::algorithm::{Coefficients, Eps, EpsForm, NewtonSchulz, NsDtype, NsMeth
 /// The smallest divisor accepted of a matrix: `x / divide_by(norm)` is what normalisation means.
 fn guarded(norm: Scaled, margin: f64, eps: Eps) -> Scaled {
     let value = norm.value * margin;
+    if value.is_nan() {
+        return Scaled { value, exponent: 0 };
+    }
     // An eps is an absolute number; it plays a part only where the norm is an ordinary one.
     let value = match (norm.exponent, eps.form) {
-        (0, EpsForm::Clamp) => value.max(eps.value),
+        // Not f64::max, which would make 0 of a NaN.
+        (0, EpsForm::Clamp) if value < eps.value => eps.value,
         (0, EpsForm::Add) => value + eps.value,
         _ => value,
     };
@@ -117,75 +121,89 @@ fn iterate<W: Real>(
     round: &dyn Fn(&mut [W]),
 ) -> Matrix<W> {
     round(&mut x.data);
+    let schedule: Vec<[W; 3]> = schedule.iter().map(|tuple| tuple.map(W::of)).collect();
     match spec.method {
-        NsMethod::Standard => standard(x, schedule, round),
-        NsMethod::Gram => gram(x, schedule, &spec.restarts, round),
+        NsMethod::Standard => standard(x, &schedule, round),
+        NsMethod::Gram => gram(x, &schedule, &spec.restarts, round),
     }
 }
 
-fn standard<W: Real>(mut x: Matrix<W>, schedule: &[[f64; 3]], round: &dyn Fn(&mut [W])) -> Matrix<W> {
+fn standard<W: Real>(mut x: Matrix<W>, schedule: &[[W; 3]], round: &dyn Fn(&mut [W])) -> Matrix<W> {
     for &[a, b, c] in schedule {
-        let gram = rounded(symmetric_product(W::one(), &x, &x, true, W::zero(), None), round);
-        let update =
-            rounded(symmetric_product(W::of(c), &gram, &gram, false, W::of(b), Some(&gram)), round);
-        let mut next = x.clone();
-        product(W::one(), &update, &x, W::of(a), &mut next);
-        x = rounded(next, round);
+        let gram = finish(symmetric_product(&x, None), W::one(), &[], round);
+        let update = finish(symmetric_product(&gram, Some(&gram)), c, &[(b, &gram)], round);
+        x = finish(product(&update, &x), W::one(), &[(a, &x)], round);
     }
     x
 }
 
+/// What the Gram iteration has collected since the last restart.
+enum Factor<W> {
+    Nothing,
+    /// `Z + a I` after one iteration, kept in two parts: rounding a into 16 bits would hurt.
+    First(Matrix<W>, W),
+    Product(Matrix<W>),
+}
+
 /// Gram Newton-Schulz (Dao-AILab, 2026): the polynomial is applied to `R = X X^T`, the factors are collected in `Q`,
-/// and `X` is touched only at restarts and at the end. `a I` never enters a rounded matrix; it is the epilogue's.
+/// and `X` is touched only at restarts and at the end.
 fn gram<W: Real>(
     mut x: Matrix<W>,
-    schedule: &[[f64; 3]],
+    schedule: &[[W; 3]],
     restarts: &[u32],
     round: &dyn Fn(&mut [W]),
 ) -> Matrix<W> {
     let restarts_at = |t: usize| t > 0 && restarts.contains(&(t as u32));
-    let gram_of = |x: &Matrix<W>| rounded(symmetric_product(W::one(), x, x, true, W::zero(), None), round);
-    let apply = |q: &Matrix<W>, x: &Matrix<W>| {
-        let mut out = Matrix::zeros(x.rows, x.columns);
-        product(W::one(), q, x, W::zero(), &mut out);
-        rounded(out, round)
+    let apply = |factor: Factor<W>, x: Matrix<W>| match factor {
+        Factor::Nothing => x,
+        Factor::First(z, a) => finish(product(&z, &x), W::one(), &[(a, &x)], round),
+        Factor::Product(q) => finish(product(&q, &x), W::one(), &[], round),
     };
-    let sym = |alpha: W, p: &Matrix<W>, q: &Matrix<W>, beta: W, c: &Matrix<W>| {
-        rounded(symmetric_product(alpha, p, q, false, beta, Some(c)), round)
-    };
+    let gram_of = |x: &Matrix<W>| finish(symmetric_product(x, None), W::one(), &[], round);
     let mut r = gram_of(&x);
-    let mut q: Option<Matrix<W>> = None;
+    let mut factor = Factor::Nothing;
     for (t, &[a, b, c]) in schedule.iter().enumerate() {
-        let a = W::of(a);
         if restarts_at(t) {
-            if let Some(q) = q.take() {
-                x = apply(&q, &x);
-            }
+            x = apply(std::mem::replace(&mut factor, Factor::Nothing), x);
             r = gram_of(&x);
         }
-        let z = sym(W::of(c), &r, &r, W::of(b), &r);
-        q = Some(match q {
-            None => {
-                let mut q = z.clone();
-                for i in 0..q.rows {
-                    q.data[i * q.columns + i] += a;
-                }
-                rounded(q, round)
-            }
-            Some(q) => sym(W::one(), &q, &z, a, &q),
-        });
+        let z = finish(symmetric_product(&r, Some(&r)), c, &[(b, &r)], round);
         if t + 1 < schedule.len() && !restarts_at(t + 1) {
-            let rz = sym(W::one(), &r, &z, a, &r);
-            r = sym(W::one(), &z, &rz, a, &rz);
+            let rz = finish(symmetric_product(&r, Some(&z)), W::one(), &[(a, &r)], round);
+            r = finish(symmetric_product(&z, Some(&rz)), W::one(), &[(a, &rz)], round);
         }
+        factor = match factor {
+            Factor::Nothing => Factor::First(z, a),
+            // (Z1 + a1 I)(Z + a I)
+            Factor::First(first, a1) => {
+                let mut q = combine(symmetric_product(&first, Some(&z)), W::one(), &[(a1, &z), (a, &first)]);
+                for i in 0..q.rows {
+                    q.data[i * q.columns + i] += a1 * a;
+                }
+                round(&mut q.data);
+                Factor::Product(q)
+            }
+            Factor::Product(q) => {
+                Factor::Product(finish(symmetric_product(&q, Some(&z)), W::one(), &[(a, &q)], round))
+            }
+        };
     }
-    match q {
-        Some(q) => apply(&q, &x),
-        None => x,
-    }
+    apply(factor, x)
 }
 
-fn rounded<W: Real>(mut m: Matrix<W>, round: &dyn Fn(&mut [W])) -> Matrix<W> {
-    round(&mut m.data);
-    m
+/// The epilogue of a product in the working type: `alpha P + sum of factor * C`.
+fn combine<W: Real>(mut p: Matrix<W>, alpha: W, terms: &[(W, &Matrix<W>)]) -> Matrix<W> {
+    if alpha != W::one() {
+        p.data.iter_mut().for_each(|v| *v *= alpha);
+    }
+    for (factor, c) in terms {
+        p.data.iter_mut().zip(&c.data).for_each(|(p, c)| *p += *factor * *c);
+    }
+    p
+}
+
+fn finish<W: Real>(p: Matrix<W>, alpha: W, terms: &[(W, &Matrix<W>)], round: &dyn Fn(&mut [W])) -> Matrix<W> {
+    let mut out = combine(p, alpha, terms);
+    round(&mut out.data);
+    out
 }

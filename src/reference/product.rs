@@ -68,51 +68,45 @@ fn view_mut<T>(shape: (usize, usize), data: &mut [T]) -> ArrayViewMut2<'_, T> {
     ArrayViewMut2::from_shape(shape, data).unwrap_or_else(|e| unreachable!("panel shape: {e}"))
 }
 
-/// `C = alpha A B + beta C`.
-pub fn product<T: Real>(alpha: T, a: &Matrix<T>, b: &Matrix<T>, beta: T, c: &mut Matrix<T>) {
-    let columns = c.columns;
-    if columns == 0 || c.rows == 0 {
-        return;
+/// `A B`.
+pub fn product<T: Real>(a: &Matrix<T>, b: &Matrix<T>) -> Matrix<T> {
+    let columns = b.columns;
+    let mut out = Matrix::zeros(a.rows, columns);
+    if out.data.is_empty() {
+        return out;
     }
-    let work = a.rows * a.columns * b.columns;
-    let right = view((b.rows, b.columns), &b.data);
-    let one = |(index, out): (usize, &mut [T])| {
-        let height = out.len() / columns;
+    let right = view((b.rows, columns), &b.data);
+    let one = |(index, panel): (usize, &mut [T])| {
+        let height = panel.len() / columns;
         let left = a.panel(index * PANEL, height);
-        general_mat_mul(alpha, &left, &right, beta, &mut view_mut((height, columns), out));
+        multiply(&left, &right, &mut view_mut((height, columns), panel));
     };
-    if work >= PARALLEL {
-        c.data.par_chunks_mut(PANEL * columns).enumerate().for_each(one);
+    if a.rows * a.columns * columns >= PARALLEL {
+        out.data.par_chunks_mut(PANEL * columns).enumerate().for_each(one);
     } else {
-        c.data.chunks_mut(PANEL * columns).enumerate().for_each(one);
+        out.data.chunks_mut(PANEL * columns).enumerate().for_each(one);
     }
+    out
 }
 
-/// `alpha A B + beta C` for products known to be symmetric (A and B symmetric and commuting, or B = A^T): only the
-/// panels on and below the diagonal are computed, and the lower triangle is mirrored, so the result is exactly
-/// symmetric. `b_transposed` means that `b` holds B^T.
-pub fn symmetric_product<T: Real>(
-    alpha: T,
-    a: &Matrix<T>,
-    b: &Matrix<T>,
-    b_transposed: bool,
-    beta: T,
-    c: Option<&Matrix<T>>,
-) -> Matrix<T> {
+/// A product known to be symmetric: `A A^T` without `b`, else `A B` for symmetric A and B that commute. Only panels on
+/// and below the diagonal are computed, and the lower triangle is mirrored, so the result is exactly symmetric.
+pub fn symmetric_product<T: Real>(a: &Matrix<T>, b: Option<&Matrix<T>>) -> Matrix<T> {
     let n = a.rows;
-    let mut out = c.cloned().unwrap_or_else(|| Matrix::zeros(n, n));
+    let mut out = Matrix::zeros(n, n);
     if n == 0 {
         return out;
     }
-    let full = view((b.rows, b.columns), &b.data);
-    let right = if b_transposed { full.t() } else { full };
+    let right = match b {
+        Some(b) => view((n, n), &b.data),
+        None => view((n, a.columns), &a.data).reversed_axes(),
+    };
     let one = |(index, panel): (usize, &mut [T])| {
         let (top, height) = (index * PANEL, panel.len() / n);
         let end = top + height;
-        let left = a.panel(top, height);
         let (used, _) = right.split_at(Axis(1), end);
         let (mut target, _) = view_mut((height, n), panel).split_at(Axis(1), end);
-        general_mat_mul(alpha, &left, &used, beta, &mut target);
+        multiply(&a.panel(top, height), &used, &mut target);
     };
     if n * n * a.columns >= PARALLEL {
         out.data.par_chunks_mut(PANEL * n).enumerate().for_each(one);
@@ -125,4 +119,10 @@ pub fn symmetric_product<T: Real>(
         }
     }
     out
+}
+
+/// The crate's kernels apply `alpha` and `beta` fused in whole tiles and unfused at edges; with 1 and 0 both give the
+/// same bits, which keeps results independent of padding. Other factors are the caller's epilogue.
+fn multiply<T: Real>(a: &ArrayView2<'_, T>, b: &ArrayView2<'_, T>, c: &mut ArrayViewMut2<'_, T>) {
+    general_mat_mul(T::one(), a, b, T::zero(), c);
 }

@@ -103,7 +103,13 @@ pub struct Apply<T> {
 
 impl<T: Real> Apply<T> {
     /// Scalars of a step with this learning rate, weight decay and radius factor.
-    pub fn new(constraint: Constraint, lr: f64, weight_decay: f64, scale: f64, estimator: &Estimator) -> Self {
+    pub fn new(
+        constraint: Constraint,
+        lr: f64,
+        weight_decay: f64,
+        scale: f64,
+        estimator: &Estimator,
+    ) -> Self {
         let lost = match constraint {
             Constraint::None => 0.0,
             Constraint::Decay | Constraint::CautiousDecay => lr * weight_decay,

@@ -2,7 +2,8 @@
 
 use orthant::algorithm::{Algorithm, Estimator, Norm};
 use orthant::{
-    Builder, Device, Dtype, Error, Group, NonFinite, Optimizer, Parameter, ParameterSpec, Plan, Splits, Tensor,
+    Builder, Device, Dtype, Error, Group, NonFinite, Optimizer, Parameter, ParameterSpec, Plan, Splits,
+    Tensor,
 };
 
 use crate::model::{bits, noise, optimizer, tensor};
@@ -31,8 +32,11 @@ fn mvr() -> Algorithm {
 fn registrations_are_refused() {
     let w = || f32s(&[2, 3]);
     let whole = f32s(&[24]);
-    let view = |offset: usize, shape: &[usize], strides: &[usize]| whole.view(offset, shape, strides).expect("a view");
-    let pair = |a: Tensor, b: Tensor| groups([lion()]).register([Parameter::new("a", a), Parameter::new("b", b)]);
+    let view = |offset: usize, shape: &[usize], strides: &[usize]| {
+        whole.view(offset, shape, strides).expect("a view")
+    };
+    let pair =
+        |a: Tensor, b: Tensor| groups([lion()]).register([Parameter::new("a", a), Parameter::new("b", b)]);
     let with_algorithm = |algorithm: Algorithm| one(Group::new("g", algorithm).lr(0.1).params(["*"]));
     let with_name = |name: &str| groups([lion()]).register([Parameter::new(name, w())]);
     let shared = w();
@@ -98,14 +102,16 @@ fn disjoint_views_of_one_storage_are_two_parameters() {
     let even = whole.view(0, &[12], &[2]).expect("a view");
     let odd = whole.view(1, &[12], &[2]).expect("a view");
     let parameter = |name: &str, t: Tensor| Parameter::new(name, t).grad(f32s(&[12]));
-    let mut both = groups([lion()]).register([parameter("even", even), parameter("odd", odd)]).expect("disjoint");
+    let mut both =
+        groups([lion()]).register([parameter("even", even), parameter("odd", odd)]).expect("disjoint");
     both.step().expect("a step");
 }
 
 #[test]
 fn shapes_beyond_the_address_space_are_refused() {
     for shape in [vec![usize::MAX, 2], vec![1 << 32, 1 << 32], vec![usize::MAX / 4, 1]] {
-        let spec = ParameterSpec { name: "w".into(), shape: shape.clone(), dtype: Dtype::F32, grad_dtype: None };
+        let spec =
+            ParameterSpec { name: "w".into(), shape: shape.clone(), dtype: Dtype::F32, grad_dtype: None };
         let refused = Plan::new(vec![lion()], vec![spec], None).expect_err("too large").to_string();
         assert!(refused.contains("`w`") && refused.contains("address space"), "{refused}");
         assert!(Tensor::zeros(Dtype::F32, &shape).is_err());
@@ -196,7 +202,11 @@ fn misuse_of_a_running_optimizer_changes_nothing() {
             assert!(message.contains(fragment), "{what}: `{fragment}` is not in: {message}");
         }
         assert_eq!(bits(&subject), before, "{what}");
-        assert_eq!(mixed().iter().map(|(_, g, ..)| subject.lr(g.name())).collect::<Vec<_>>(), rates, "{what}");
+        assert_eq!(
+            mixed().iter().map(|(_, g, ..)| subject.lr(g.name())).collect::<Vec<_>>(),
+            rates,
+            "{what}"
+        );
         assert_eq!(control.step(), subject.step(), "{what}: the next correct step");
         assert_eq!(bits(&control), bits(&subject), "{what}: the next correct step");
     }

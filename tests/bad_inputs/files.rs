@@ -163,7 +163,7 @@ fn gradients() -> Vec<Case> {
         case("gradient of a stranger", f32_file(&[("v", &[1], vec![1.0])]), &["`v`", "is no parameter"]),
         case(
             "gradient of a stranger among others",
-            { f32_file(&[("b", &[6], numbers(6, 0.0)), ("w2", &[4, 6], numbers(24, 0.0))]) },
+            f32_file(&[("b", &[6], numbers(6, 0.0)), ("w2", &[4, 6], numbers(24, 0.0))]),
             &["`w2`", "is no parameter"],
         ),
         case(
@@ -221,6 +221,14 @@ fn gradients() -> Vec<Case> {
         file(&[("b", "F16", &[6], f16_inf)]),
         &["parameter `b`", "inf at element 0"],
     ));
+
+    let adamw = "[[group]]\nparams = [\"*\"]\nalgorithm = \"adamw\"\n";
+    let huge = case(
+        "gradient whose square overflows",
+        with(7, 1e30),
+        &["`w`", "beyond the 1.8", "nothing was changed"],
+    );
+    out.push(huge.config(adamw));
 
     // The previous gradient is read from the second step on.
     let pair = "step --config config.toml --params params.safetensors --grads grads.safetensors grads.safetensors \

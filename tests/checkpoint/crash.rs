@@ -89,7 +89,9 @@ fn kills_during_saves_lose_nothing() {
         assert!(found >= reached, "kill {kill}: generation {found} after {reached}");
         reached = found;
     }
-    println!("{KILLS} kills, {while_writing} of them while a temporary file existed; {reached} generations saved");
+    println!(
+        "{KILLS} kills, {while_writing} of them while a temporary file existed; {reached} generations saved"
+    );
     assert!(while_writing >= KILLS / 20, "only {while_writing} kills met a save: the test has no teeth");
     assert!(reached >= 20, "only {reached} generations were saved");
     optimizer.save(&path).expect("it saves over the leftover");

@@ -28,7 +28,11 @@ fn checkpoint(optimizer: &Optimizer) -> Vec<u8> {
 }
 
 /// Applies `damage` for every index below `count` on a few threads; each must be refused, and the words are judged.
-fn all_refused(count: usize, damage: impl Fn(usize) -> Vec<u8> + Sync, judge: impl Fn(usize, &[String]) + Sync) {
+fn all_refused(
+    count: usize,
+    damage: impl Fn(usize) -> Vec<u8> + Sync,
+    judge: impl Fn(usize, &[String]) + Sync,
+) {
     let dir = scratch();
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -76,7 +80,8 @@ fn every_flipped_bit_is_noticed_and_tensors_are_named() {
     };
     all_refused(good.len() * 8, flip, |i, problems| {
         if i / 8 >= header {
-            let (name, _) = owner.iter().find(|(_, range)| range.contains(&(i / 8))).expect("data has an owner");
+            let (name, _) =
+                owner.iter().find(|(_, range)| range.contains(&(i / 8))).expect("data has an owner");
             let says = format!("entry `{name}` is damaged");
             assert!(problems.len() == 1 && problems[0].contains(&says), "bit {i}: {problems:?}");
             named.fetch_add(1, Ordering::Relaxed);
@@ -112,7 +117,10 @@ fn exchanged_payloads_of_one_shape_are_noticed() {
     let path = dir.path().join("state");
     fs::write(&path, bytes).expect("written");
     let refused = optimizer.load(&path).expect_err("payloads were exchanged").to_string();
-    assert!(refused.contains("`a.momentum` is damaged") && refused.contains("`b.momentum` is damaged"), "{refused}");
+    assert!(
+        refused.contains("`a.momentum` is damaged") && refused.contains("`b.momentum` is damaged"),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -27,8 +27,12 @@ pub fn tensor(dtype: Dtype, shape: &[usize], value: impl Fn(usize) -> f64) -> Te
 pub const ALL_SLOTS: [Slot; 5] =
     [Slot::Momentum, Slot::Variance, Slot::VarianceMax, Slot::Point, Slot::Master];
 
+/// In (-1, 1), of full rank as a matrix (a plain sine has rank 2).
 pub fn noise(seed: f64) -> impl Fn(usize) -> f64 {
-    move |i| ((i as f64 + 1.0) * 12.9898 + seed * 78.233).sin() * (1.0 + 0.1 * seed)
+    move |i| {
+        let x = ((i as f64 + 1.0) * 12.9898 + seed * 78.233).sin() * 43758.5453;
+        2.0 * (x - x.floor()) - 1.0
+    }
 }
 
 /// An optimizer for parameters given as (name, group, dtype, shape), one group each.
@@ -37,7 +41,11 @@ pub fn optimizer(parameters: &[(&str, Group, Dtype, &[usize])], policy: NonFinit
     let registered = parameters.iter().map(|(name, _, dtype, shape)| {
         Parameter::new(*name, tensor(*dtype, shape, noise(1.0))).grad(tensor(Dtype::F32, shape, noise(2.0)))
     });
-    Optimizer::builder(Device::Cpu).groups(groups).nonfinite(policy).register(registered).expect("it registers")
+    Optimizer::builder(Device::Cpu)
+        .groups(groups)
+        .nonfinite(policy)
+        .register(registered)
+        .expect("it registers")
 }
 
 /// Every bit of parameters and state, in f64 (which holds every other type exactly).

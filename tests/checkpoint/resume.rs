@@ -152,9 +152,9 @@ fn a_run_without_its_state_is_another_run() {
         (0..2).for_each(|k| case.step(&mut straight, k));
         let (_, fresh) = case.fresh();
         let differs = straight.parameters().any(|(name, _)| {
-            [Slot::Momentum, Slot::Variance, Slot::Point, Slot::Master].iter().any(|slot| {
-                straight.state(name, *slot) != fresh.state(name, *slot)
-            })
+            [Slot::Momentum, Slot::Variance, Slot::Point, Slot::Master]
+                .iter()
+                .any(|slot| straight.state(name, *slot) != fresh.state(name, *slot))
         });
         assert!(differs, "{}: two steps left no trace in the state", case.group.name());
     }
@@ -171,7 +171,9 @@ fn run(folder: &Path, line: &str) {
 
 #[test]
 fn the_program_resumes_exactly() {
-    let lmo = |kind: &str| format!("algorithm = \"lmo\"\nestimator = {{ kind = \"{kind}\", alpha = 0.3 }}\nnorm = \"sign\"");
+    let lmo = |kind: &str| {
+        format!("algorithm = \"lmo\"\nestimator = {{ kind = \"{kind}\", alpha = 0.3 }}\nnorm = \"sign\"")
+    };
     let cases = [
         ("muon".to_owned(), "algorithm = \"muon\"".to_owned(), Dtype::F32),
         ("adamw".to_owned(), "algorithm = \"adamw\"\nmaster = \"f32\"".to_owned(), Dtype::Bf16),
@@ -183,7 +185,8 @@ fn the_program_resumes_exactly() {
     for (name, lines, dtype) in cases {
         let dir = scratch();
         let at = |file: &str| dir.path().join(file);
-        std::fs::write(at("c.toml"), format!("[[group]]\nparams = [\"*\"]\nlr = 0.05\n{lines}\n")).expect("written");
+        std::fs::write(at("c.toml"), format!("[[group]]\nparams = [\"*\"]\nlr = 0.05\n{lines}\n"))
+            .expect("written");
         let shapes: [(&str, &[usize]); 2] = [("u", &[3, 4]), ("w", &[5, 7])];
         let write = |file: String, dtype: Dtype, seed: f64, names: &[&str]| {
             let tensors: Vec<_> = shapes
@@ -200,10 +203,26 @@ fn the_program_resumes_exactly() {
             write(format!("g{k}"), Dtype::F32, k as f64, names);
             write(format!("h{k}"), Dtype::F32, k as f64 + 0.1, names);
         }
-        let previous = |files: &str| if name == "mvr" { format!("--prev-grads {files}") } else { String::new() };
-        run(dir.path(), &format!("step --config c.toml --params p --grads g1 g2 g3 g4 g5 {} --out straight", previous("h1 h2 h3 h4 h5")));
-        run(dir.path(), &format!("step --config c.toml --params p --grads g1 g2 {} --out half", previous("h1 h2")));
-        run(dir.path(), &format!("step --config c.toml --params half/params.safetensors --state half/state.safetensors --grads g3 g4 g5 {} --out whole", previous("h3 h4 h5")));
+        let previous =
+            |files: &str| if name == "mvr" { format!("--prev-grads {files}") } else { String::new() };
+        run(
+            dir.path(),
+            &format!(
+                "step --config c.toml --params p --grads g1 g2 g3 g4 g5 {} --out straight",
+                previous("h1 h2 h3 h4 h5")
+            ),
+        );
+        run(
+            dir.path(),
+            &format!("step --config c.toml --params p --grads g1 g2 {} --out half", previous("h1 h2")),
+        );
+        run(
+            dir.path(),
+            &format!(
+                "step --config c.toml --params half/params.safetensors --state half/state.safetensors --grads g3 g4 g5 {} --out whole",
+                previous("h3 h4 h5")
+            ),
+        );
         let mut files = 0;
         for entry in std::fs::read_dir(at("straight")).expect("results") {
             let file = entry.expect("an entry").file_name();

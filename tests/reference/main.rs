@@ -1,0 +1,9 @@
+//! Tests of `src/reference`, in the same layout.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod naive;
+mod newton_schulz;
+mod reduce;
+mod threads;
