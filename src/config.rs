@@ -223,12 +223,9 @@ fn ns_coefficients(fields: &mut Fields) -> Result<Option<Coefficients>> {
 }
 
 fn scale(fields: &mut Fields) -> Result<Option<Scale>> {
-    match fields.peek("scale").map(as_number) {
-        Some(Some(factor)) => {
-            fields.take("scale");
-            Ok(Some(Scale::Factor(factor)))
-        }
-        _ => fields.choice("scale", &Scale::NAMED),
+    match fields.peek("scale") {
+        None | Some(Value::String(_)) => fields.choice("scale", &Scale::NAMED),
+        Some(_) => Ok(fields.typed("scale", "a number or a name", as_number)?.map(Scale::Factor)),
     }
 }
 
@@ -242,10 +239,11 @@ fn norm(fields: &mut Fields) -> Result<Option<Norm>> {
 
 /// A name, or `{ kind = name }`.
 fn constraint(fields: &mut Fields) -> Result<Option<Constraint>> {
-    if !matches!(fields.peek("constraint"), Some(Value::Table(_))) {
-        return fields.choice("constraint", &Constraint::ALL);
-    }
-    let Some(table) = fields.table("constraint")? else { return Ok(None) };
+    let table = match fields.take("constraint") {
+        None => return Ok(None),
+        Some(Value::Table(table)) => table,
+        Some(name) => [("kind".to_owned(), name)].into_iter().collect(),
+    };
     let mut inner = Fields::new(table, format!("{}, constraint", fields.context));
     if let Some(kind @ ("box" | "l1")) = inner.peek("kind").and_then(Value::as_str) {
         return Err(Error::not_built(format!("{}: kind = \"{kind}\"", inner.context), ""));
@@ -277,6 +275,8 @@ fn estimator(table: Table, context: &str) -> Result<Estimator> {
     let initial = [("zero", Initial::Zero), ("first-gradient", Initial::FirstGradient)];
     let initial = fields.choice("initial", &initial)?;
     let betas = fields.pair("betas")?;
+    // Before anything is called missing: it may be there, misspelt.
+    fields.finish()?;
     let context = fields.context.clone();
     let needed = || {
         given.ok_or_else(|| {
@@ -308,7 +308,6 @@ fn estimator(table: Table, context: &str) -> Result<Estimator> {
     if let Some((key, _)) = unused.iter().find(|(_, unused)| *unused) {
         return Err(Error::Config(format!("{context}: `{kind}` has no {key}")));
     }
-    fields.finish()?;
     Ok(estimator)
 }
 

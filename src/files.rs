@@ -45,7 +45,7 @@ pub fn read_tensors(path: impl AsRef<Path>) -> Result<BTreeMap<String, Tensor>> 
 /// Writes tensors to a safetensors file, atomically.
 ///
 /// # Errors
-/// What the file system refuses; the previous file is intact then.
+/// Names that [`read_tensors`] would refuse, and what the file system refuses; the previous file is intact then.
 pub fn write_tensors<'a>(
     path: impl AsRef<Path>,
     tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
@@ -53,6 +53,13 @@ pub fn write_tensors<'a>(
     let path = path.as_ref();
     let copies: Vec<(String, &[usize], Storage)> =
         tensors.into_iter().map(|(name, t)| (name.to_owned(), t.shape(), t.to_storage())).collect();
+    let mut seen = std::collections::HashSet::new();
+    for (name, _, _) in &copies {
+        check_name(name)?;
+        if !seen.insert(name) {
+            return Err(problem(path, format!("cannot be written: `{name}` was given twice")));
+        }
+    }
     let views: Vec<(String, &[usize], &Storage)> =
         copies.iter().map(|(n, s, t)| (n.clone(), *s, t)).collect();
     write_atomically(path, &serialise(path, &views, None)?)

@@ -616,6 +616,12 @@ impl Optimizer {
     /// # Errors
     /// [`Error::Checkpoint`] listing every damaged, missing, extra or unfitting entry; nothing changes then.
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        // `train_point` would put the points of another run beside the loaded state.
+        if !self.shelved.is_empty() {
+            return Err(Error::Tensor(
+                "load: the buffers show the iterates (eval_point); call train_point first".into(),
+            ));
+        }
         let finite = self.options.nonfinite != NonFinite::Propagate;
         self.states = checkpoint::load(path.as_ref(), &self.plan, finite)?;
         Ok(())

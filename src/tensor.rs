@@ -395,7 +395,10 @@ impl Tensor {
     }
 
     /// Overwrites the elements with those of `source`, row-major and of the same type.
-    pub(crate) fn assign(&self, source: &Storage) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the element type or the count differs.
+    pub fn assign(&self, source: &Storage) -> Result<()> {
         with_elements!(Storage, source, values => self.copy_from_slice(values))
     }
 

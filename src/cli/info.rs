@@ -23,6 +23,9 @@ pub fn run(common: &Common) -> anyhow::Result<()> {
         print(&serde_json::json!({ "version": version, "rows": [row] }).to_string());
         return Ok(());
     }
+    if common.quiet {
+        return Ok(());
+    }
     print(&format!("orthant {}", env!("CARGO_PKG_VERSION")));
     print(&format!("device      {device} ({threads} threads), the reference implementation"));
     print("kernels     none are built yet: no CUDA image is embedded, and no driver is looked for");

@@ -94,7 +94,20 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The configuration does not fit the parameters, whichever of the two an error names: a mistake in the configuration.
+#[derive(Debug)]
+struct Unfit;
+
+impl std::fmt::Display for Unfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the groups do not fit the parameters")
+    }
+}
+
 fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<Unfit>().is_some() {
+        return 2;
+    }
     let usage = error.chain().any(|cause| {
         matches!(
             cause.downcast_ref::<Error>(),
@@ -112,8 +125,10 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 fn read_config(path: &Path) -> anyhow::Result<Config> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
-    Config::parse(&text).with_context(|| format!("{}", path.display()))
+    std::fs::read_to_string(path)
+        .map_err(|e| Error::Config(format!("it cannot be read: {e}")))
+        .and_then(|text| Config::parse(&text))
+        .with_context(|| format!("{}", path.display()))
 }
 
 /// Prints to stdout; a reader that went away (`| head`) is no error of ours.

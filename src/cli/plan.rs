@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use comfy_table::{Table, presets};
 use orthant::files::read_tensors;
 use orthant::{ParameterSpec, Plan};
 
-use super::{Common, print, read_config};
+use super::{Common, Unfit, print, read_config};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -30,7 +31,7 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
             grad_dtype: None,
         })
         .collect();
-    let plan = Plan::new(config.groups, specs, common.precision())?;
+    let plan = Plan::new(config.groups, specs, common.precision()).context(Unfit)?;
     if common.json {
         print(&json(&plan, &device.to_string()));
     } else if !common.quiet {

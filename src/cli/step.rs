@@ -9,7 +9,7 @@ use orthant::algorithm::Slot;
 use orthant::files::{read_tensors, write_tensors};
 use orthant::{Error, Optimizer, Parameter, StepReport, Tensor};
 
-use super::{Common, display, print, read_config};
+use super::{Common, Unfit, display, print, read_config};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -26,13 +26,19 @@ pub struct Options {
     /// state the first is not used
     #[arg(long, num_args = 1.., value_name = "FILE")]
     prev_grads: Vec<PathBuf>,
-    /// State to start from: the state.safetensors beside the parameters
+    /// State to start from: the state.safetensors beside the parameters (extrapolated methods read the
+    /// eval_point.safetensors beside it, too)
     #[arg(long)]
     state: Option<PathBuf>,
     /// Folder for params.safetensors, state.safetensors and, for extrapolated methods, eval_point.safetensors
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
+
+const PARAMS: &str = "params.safetensors";
+const STATE: &str = "state.safetensors";
+const EVAL_POINT: &str = "eval_point.safetensors";
+const OUTPUTS: [&str; 3] = [PARAMS, STATE, EVAL_POINT];
 
 pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     let device = common.device()?;
@@ -45,13 +51,15 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
         .into());
     }
     let config = read_config(&options.config)?;
+    check_out(&options.out)?;
     let tensors = read_tensors(&options.params)?;
     let mut builder = Optimizer::builder(device).groups(config.groups).options(config.options);
     if let Some(precision) = common.precision() {
         builder = builder.precision(precision);
     }
-    let mut optimizer =
-        builder.register(tensors.iter().map(|(name, tensor)| Parameter::new(name, tensor.clone())))?;
+    let mut optimizer = builder
+        .register(tensors.iter().map(|(name, tensor)| Parameter::new(name, tensor.clone())))
+        .context(Unfit)?;
     let previous_used = optimizer.plan().groups.iter().any(|g| g.algorithm().needs_previous_gradient());
     if !options.prev_grads.is_empty() && !previous_used {
         return Err(Error::Config("--prev-grads were given, and no group uses them".into()).into());
@@ -59,6 +67,7 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     if let Some(path) = &options.state {
         optimizer.load(path)?;
         check_iterates(&optimizer, &tensors, path)?;
+        restore_points(&optimizer, &tensors, path)?;
     }
 
     let mut reports = vec![];
@@ -77,6 +86,21 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     } else if !common.quiet {
         print(&text(&optimizer, &reports, common.verbose));
         print(&format!("written to {}", display(&options.out)));
+    }
+    Ok(())
+}
+
+/// What would make writing the results fail after all the work, or after the first of the files.
+fn check_out(out: &Path) -> anyhow::Result<()> {
+    // `exists` is false below a file too, so the nearest thing that does exist is looked at.
+    let nearest = out.ancestors().find(|p| p.symlink_metadata().is_ok());
+    if let Some(file) = nearest.filter(|p| !p.is_dir()) {
+        bail!("--out {}: {} is not a folder", display(out), display(file));
+    }
+    for name in OUTPUTS {
+        if out.join(name).is_dir() {
+            bail!("--out {}: {name} is a folder there", display(out));
+        }
     }
     Ok(())
 }
@@ -101,6 +125,41 @@ fn check_iterates(
                     )],
                 });
             }
+        }
+    }
+    Ok(())
+}
+
+/// Extrapolated methods keep `x` in the state and `y` in the buffer. `y` does not follow from the state, and a parameter
+/// without a gradient has to stay where it is.
+fn restore_points(
+    optimizer: &Optimizer,
+    tensors: &BTreeMap<String, Tensor>,
+    state: &Path,
+) -> anyhow::Result<()> {
+    let plan = optimizer.plan();
+    let mut extrapolated =
+        plan.parameters.iter().filter(|p| plan.group_of(p).algorithm().is_extrapolated()).peekable();
+    if extrapolated.peek().is_none() {
+        return Ok(());
+    }
+    let path = state.with_file_name(EVAL_POINT);
+    let points = read_tensors(&path)?;
+    for planned in extrapolated {
+        let name = &planned.spec.name;
+        let tensor = &tensors[name];
+        match points.get(name) {
+            Some(y) if y.shape() == tensor.shape() && y.dtype() == tensor.dtype() => {
+                tensor.assign(&y.to_storage())?;
+            }
+            _ => bail!(Error::Checkpoint {
+                path,
+                problems: vec![format!(
+                    "it has no `{name}` of shape {:?} and type {}: it must be the file written beside the state",
+                    tensor.shape(),
+                    tensor.dtype()
+                )],
+            }),
         }
     }
     Ok(())
@@ -157,11 +216,11 @@ fn write(optimizer: &mut Optimizer, out: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("{}", out.display()))?;
     let extrapolated = optimizer.plan().groups.iter().any(|g| g.algorithm().is_extrapolated());
     if extrapolated {
-        write_tensors(out.join("eval_point.safetensors"), optimizer.parameters())?;
+        write_tensors(out.join(EVAL_POINT), optimizer.parameters())?;
     }
-    optimizer.save(out.join("state.safetensors"))?;
+    optimizer.save(out.join(STATE))?;
     optimizer.eval_point();
-    write_tensors(out.join("params.safetensors"), optimizer.parameters())?;
+    write_tensors(out.join(PARAMS), optimizer.parameters())?;
     optimizer.train_point();
     Ok(())
 }

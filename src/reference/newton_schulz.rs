@@ -14,7 +14,8 @@ fn guarded(norm: Scaled, margin: f64, eps: Eps) -> Scaled {
     }
     // An eps is an absolute number; it plays a part only where the norm is an ordinary one.
     let value = match (norm.exponent, eps.form) {
-        (0, EpsForm::Clamp) => value.max(eps.value),
+        // Not f64::max, which would make 0 of a NaN.
+        (0, EpsForm::Clamp) if value < eps.value => eps.value,
         (0, EpsForm::Add) => value + eps.value,
         _ => value,
     };

@@ -1,0 +1,236 @@
+//! The program's answers when nothing is wrong.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use orthant::files::{read_tensors, write_tensors};
+use orthant::{Dtype, Tensor};
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn orthant(folder: &Path, line: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_orthant"))
+        .args(line.split_whitespace())
+        .current_dir(folder)
+        .output()
+        .expect("the program starts")
+}
+
+/// Stdout of a run that has to succeed.
+fn stdout(folder: &Path, line: &str) -> String {
+    let output = orthant(folder, line);
+    assert_eq!(output.status.code(), Some(0), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+fn json(folder: &Path, line: &str) -> Value {
+    let text = stdout(folder, line);
+    assert_eq!(text.lines().count(), 1, "{line}: JSON is one object on one line");
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{line}: {e}: {text}"))
+}
+
+const CONFIG: &str = r#"
+[step]
+max_grad_norm = 1.0
+nonfinite = "skip"
+
+[[group]]
+name = "hidden"
+params = ["*.weight"]
+ndim = 2
+algorithm = "muon"
+lr = 0.02
+
+[[group]]
+name = "qkv"
+params = ["qkv"]
+algorithm = "scion"
+splits = 3
+
+[[group]]
+name = "rest"
+params = ["*"]
+algorithm = "adamw"
+"#;
+
+/// Two good gradient files and one with a NaN.
+fn folder() -> TempDir {
+    let dir = TempDir::new().expect("a temporary folder");
+    let shapes: [(&str, &[usize]); 4] =
+        [("embed.weight", &[4, 6]), ("head.bias", &[5]), ("norm.weight", &[7]), ("qkv", &[6, 2])];
+    let write = |file: &str, value: f32| {
+        let tensors: Vec<(&str, Tensor)> = shapes
+            .iter()
+            .map(|(name, shape)| {
+                let mut values = vec![0.25f32; shape.iter().product()];
+                values[0] = value;
+                (*name, Tensor::from_vec(values, shape).expect("a tensor"))
+            })
+            .collect();
+        write_tensors(dir.path().join(file), tensors.iter().map(|(n, t)| (*n, t))).expect("written");
+    };
+    write("p", 1.0);
+    write("g1", 0.5);
+    write("g2", -0.5);
+    write("nan", f32::NAN);
+    fs::write(dir.path().join("c.toml"), CONFIG).expect("written");
+    dir
+}
+
+#[test]
+fn info_says_what_is_built() {
+    let dir = folder();
+    let text = stdout(dir.path(), "info");
+    for fragment in ["orthant 0.", "device      cpu", "none are built yet", "muon", "normuon"] {
+        assert!(text.contains(fragment), "`{fragment}` is not in: {text}");
+    }
+    let info = json(dir.path(), "info --json");
+    let row = &info["rows"][0];
+    assert_eq!(row["device"], "cpu");
+    assert_eq!(row["kernels"], Value::Array(vec![]));
+    assert_eq!(row["driver"], Value::Null);
+    let has = |key: &str, name: &str| row[key].as_array().expect(key).iter().any(|v| v == name);
+    assert!(has("algorithms", "muon") && !has("algorithms", "soap"));
+    assert!(has("reserved", "soap") && !has("reserved", "muon"));
+    assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        json(dir.path(), "--json --device cpu info"),
+        info,
+        "options go before or after the subcommand"
+    );
+}
+
+#[test]
+fn plan_lists_every_parameter_once_with_reason_and_bytes() {
+    let dir = folder();
+    let plan = json(dir.path(), "plan --config c.toml --params p --json");
+    let rows = plan["rows"].as_array().expect("rows");
+    let column = |key: &str| rows.iter().map(|r| r[key].clone()).collect::<Vec<_>>();
+    assert_eq!(column("parameter"), ["embed.weight", "head.bias", "norm.weight", "qkv"]);
+    assert_eq!(column("group"), ["hidden", "rest", "rest", "qkv"]);
+    assert_eq!(column("algorithm"), ["muon", "adamw", "adamw", "scion"]);
+    assert_eq!(
+        column("reason"),
+        ["matches `*.weight` with ndim = 2", "matches `*`", "matches `*`", "matches `qkv`"]
+    );
+    // One momentum; two moments; three blocks of one momentum; eight bytes of step count each.
+    assert_eq!(column("state_bytes"), [24 * 4 + 8, 2 * 5 * 4 + 8, 2 * 7 * 4 + 8, 12 * 4 + 8]);
+    assert_eq!(plan["state_bytes"], 24 * 4 + 40 + 56 + 48 + 32);
+    assert_eq!(rows[3]["matrices"], serde_json::json!([[2, 2], [2, 2], [2, 2]]));
+    assert_eq!(rows[1]["state"], serde_json::json!(["momentum f32", "variance f32"]));
+    assert_eq!(rows[0]["composition"], "nesterov(0.95) > spectral[jordan x5 auto] > scale original > decay");
+    assert_eq!((&plan["device"], &plan["precision"]), (&"cpu".into(), &"f32".into()));
+
+    let text = stdout(dir.path(), "plan --config c.toml --params p");
+    for row in rows {
+        let name = row["parameter"].as_str().expect("a name");
+        assert_eq!(text.lines().filter(|l| l.contains(&format!(" {name} "))).count(), 1, "{name} in {text}");
+    }
+    for fragment in ["device cpu, precision f32", "(3 matrices)", "4 parameters, 272 bytes of state"] {
+        assert!(text.contains(fragment), "`{fragment}` is not in: {text}");
+    }
+    let doubled = json(dir.path(), "plan --config c.toml --params p --json --precision f64");
+    assert_eq!(doubled["precision"], "f64");
+    assert_eq!(doubled["state_bytes"], 2 * (272 - 32) + 32);
+}
+
+#[test]
+fn plan_warns_of_lost_updates_and_idle_groups() {
+    let dir = folder();
+    let tensor = Tensor::zeros(Dtype::Bf16, &[2, 2]).expect("zeros");
+    write_tensors(dir.path().join("half"), [("w", &tensor)]).expect("written");
+    let config = "[[group]]\nname = \"a\"\nparams = [\"*\"]\nalgorithm = \"lion\"\n\
+                  [[group]]\nname = \"b\"\nparams = [\"w\"]\nalgorithm = \"lion\"\n";
+    fs::write(dir.path().join("w.toml"), config).expect("written");
+    let text = stdout(dir.path(), "plan --config w.toml --params half");
+    assert!(text.contains("warning: group `b` owns no parameter"), "{text}");
+    assert!(text.contains("warning: parameter `w`: bf16 without master"), "{text}");
+    let plan = json(dir.path(), "plan --config w.toml --params half --json");
+    assert_eq!(plan["warnings"].as_array().expect("warnings").len(), 2);
+}
+
+#[test]
+fn step_reports_every_step() {
+    let dir = folder();
+    let line = "step --config c.toml --params p --grads g1 nan g2 --out out --json";
+    let report = json(dir.path(), line);
+    assert_eq!((&report["steps"], &report["skipped"]), (&2.into(), &1.into()));
+    let rows = report["rows"].as_array().expect("rows");
+    assert_eq!(rows.len(), 3);
+    for (i, row) in rows.iter().enumerate() {
+        let bad = i == 1;
+        assert_eq!(row["step"], i + 1);
+        assert_eq!(row["applied"], !bad);
+        assert_eq!(row["updated"], if bad { 0 } else { 4 });
+        assert_eq!(row["without_gradient"], 0);
+        assert_eq!(row["non_finite"], if bad { "embed.weight".into() } else { Value::Null });
+        assert_eq!(row["orthogonalise_fallbacks"], 0);
+        if !bad {
+            // Four elements of 0.5 and 44 of 0.25.
+            let norm = (4.0 * 0.25f64 + 44.0 * 0.0625).sqrt();
+            assert!((row["grad_norm"].as_f64().expect("clipping is on") - norm).abs() < 1e-12);
+        }
+    }
+    let mut files: Vec<String> = fs::read_dir(dir.path().join("out"))
+        .expect("results")
+        .map(|e| e.expect("an entry").file_name().display().to_string())
+        .collect();
+    files.sort_unstable();
+    assert_eq!(files, ["params.safetensors", "state.safetensors"]);
+    let after = read_tensors(dir.path().join("out/params.safetensors")).expect("parameters");
+    assert_eq!(after.len(), 4);
+
+    let text = stdout(dir.path(), "step --config c.toml --params p --grads g1 nan g2 --out again");
+    assert!(
+        text.contains("2 steps applied, 1 skipped") && text.contains("`embed.weight` is not finite"),
+        "{text}"
+    );
+    assert!(text.contains("written to again") && !text.contains("step 1:"), "{text}");
+    let text = stdout(dir.path(), "step --config c.toml --params p --grads g1 nan g2 --out again -v");
+    assert!(text.contains("step 1: 4 updated, 0 without gradient, gradient norm"), "{text}");
+    let read = |out: &str| fs::read(dir.path().join(out).join("state.safetensors")).expect("state");
+    assert!(read("out") == read("again"), "the same run twice gives the same bytes");
+}
+
+#[test]
+fn quiet_prints_nothing() {
+    let dir = folder();
+    for line in [
+        "plan --config c.toml --params p --quiet",
+        "-q step --config c.toml --params p --grads g1 --out deep/er/out",
+        "info --quiet",
+    ] {
+        let output = orthant(dir.path(), line);
+        assert_eq!(output.status.code(), Some(0), "{line}");
+        assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{line}: {output:?}");
+    }
+    assert!(dir.path().join("deep/er/out/params.safetensors").exists());
+    let output = orthant(dir.path(), "plan --config c.toml --params missing --quiet");
+    assert!(!output.stderr.is_empty(), "errors are printed all the same");
+}
+
+#[test]
+fn help_and_version_succeed() {
+    let dir = folder();
+    assert_eq!(stdout(dir.path(), "--version"), format!("orthant {}\n", env!("CARGO_PKG_VERSION")));
+    for subcommand in ["info", "plan", "step"] {
+        assert!(stdout(dir.path(), "--help").contains(subcommand));
+        assert!(stdout(dir.path(), &format!("help {subcommand}")).contains("Usage: orthant"));
+        let version = stdout(dir.path(), &format!("{subcommand} --version"));
+        assert!(version.contains(env!("CARGO_PKG_VERSION")));
+    }
+    for option in [
+        "--config",
+        "--params",
+        "--grads",
+        "--prev-grads",
+        "--state",
+        "--out",
+        "--device",
+        "--precision",
+        "--json",
+    ] {
+        assert!(stdout(dir.path(), "step --help").contains(option), "{option}");
+    }
+}
