@@ -2,7 +2,7 @@
 //!
 //! # Format
 //! Tensors are called `<parameter>.<slot>` (`momentum`, `variance`, `variance_max`, `point`, `master`) and have the
-//! parameter's shape. The metadata has one key, `orthant`, whose value is JSON:
+//! parameter's shape; `<parameter>.step` is a scalar, the number of applied steps. The metadata has one key, `orthant`, whose value is JSON:
 //!
 //! ```text
 //! {"header_digest": "<64 hex>",          SHA-256 of the header's JSON bytes with these 64 digits set to 0
@@ -12,7 +12,7 @@
 //! ```
 //!
 //! The header digest covers the tensor digests, so every byte of the file is covered. `dtype` is the parameter's,
-//! `momentum` the momentum convention, `step` the number of applied steps.
+//! `momentum` the momentum convention, `step` the tensor `<name>.step` again.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::files::{dtype_of, header, open_safetensors, problem, serialise, write_atomically};
+use crate::files::{Raw, dtype_of, header, open_safetensors, problem, raw, serialise, write_atomically};
 use crate::plan::Plan;
 use crate::reference::State;
 use crate::tensor::{Storage, with_elements};
@@ -50,6 +50,13 @@ struct Entry {
     step: u64,
 }
 
+/// Type of the step counts: readers elsewhere know I64 better than U64.
+const STEP: safetensors::Dtype = safetensors::Dtype::I64;
+
+fn step_key(parameter: &str) -> String {
+    format!("{parameter}.step")
+}
+
 fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -66,8 +73,9 @@ pub(crate) fn encode(path: &Path, plan: &Plan, states: &[State]) -> Result<Vec<u
         parameters: BTreeMap::new(),
         digests: BTreeMap::new(),
     };
-    let mut tensors = vec![];
-    for (planned, state) in plan.parameters.iter().zip(states) {
+    let steps: Vec<[u8; 8]> = states.iter().map(|s| s.step.to_le_bytes()).collect();
+    let mut tensors: Vec<Raw<'_>> = vec![];
+    for ((planned, state), step) in plan.parameters.iter().zip(states).zip(&steps) {
         let algorithm = &plan.group_of(planned).algorithm;
         let entry = Entry {
             shape: planned.spec.shape.clone(),
@@ -79,10 +87,11 @@ pub(crate) fn encode(path: &Path, plan: &Plan, states: &[State]) -> Result<Vec<u
         schema.parameters.insert(planned.spec.name.clone(), entry);
         for (slot, storage) in &state.slots {
             let name = format!("{}.{}", planned.spec.name, slot.name());
-            schema.digests.insert(name.clone(), hex(storage.as_le_bytes()));
-            tensors.push((name, planned.spec.shape.as_slice(), storage));
+            tensors.push(raw(name, &planned.spec.shape, storage));
         }
+        tensors.push((step_key(&planned.spec.name), STEP, &[], step));
     }
+    schema.digests = tensors.iter().map(|(name, _, _, bytes)| (name.clone(), hex(bytes))).collect();
     let metadata = serde_json::to_string(&schema)
         .map_err(|e| problem(path, format!("its schema cannot be written: {e}")))?;
     let mut bytes = serialise(path, &tensors, Some(("orthant", metadata)))?;
@@ -163,6 +172,12 @@ pub(crate) fn decode(
             }
             expected.push(key);
         }
+        let key = step_key(name);
+        let step = tensors.tensor(&key).ok().filter(|v| v.dtype() == STEP && v.shape().is_empty());
+        if step.and_then(|v| Some(u64::from_le_bytes(v.data().try_into().ok()?))) != Some(entry.step) {
+            problems.push(format!("entry `{key}` is not the scalar {} of the schema", entry.step));
+        }
+        expected.push(key);
         states.push(State { step: entry.step, slots });
     }
     let known: std::collections::HashSet<&str> =

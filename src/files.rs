@@ -60,8 +60,7 @@ pub fn write_tensors<'a>(
             return Err(problem(path, format!("cannot be written: `{name}` was given twice")));
         }
     }
-    let views: Vec<(String, &[usize], &Storage)> =
-        copies.iter().map(|(n, s, t)| (n.clone(), *s, t)).collect();
+    let views: Vec<Raw<'_>> = copies.iter().map(|(n, s, t)| raw(n.clone(), s, t)).collect();
     write_atomically(path, &serialise(path, &views, None)?)
 }
 
@@ -85,18 +84,25 @@ fn stored_dtype(dtype: Dtype) -> safetensors::Dtype {
     }
 }
 
-/// A safetensors file in memory: `tensors` are (name, shape, values), `metadata` is one key.
+/// A tensor to be written: name, type, shape, little-endian bytes.
+pub(crate) type Raw<'a> = (String, safetensors::Dtype, &'a [usize], &'a [u8]);
+
+/// As it is written.
+pub(crate) fn raw<'a>(name: String, shape: &'a [usize], storage: &'a Storage) -> Raw<'a> {
+    (name, stored_dtype(storage.dtype()), shape, storage.as_le_bytes())
+}
+
+/// A safetensors file in memory; `metadata` is one key.
 pub(crate) fn serialise(
     path: &Path,
-    tensors: &[(String, &[usize], &Storage)],
+    tensors: &[Raw<'_>],
     metadata: Option<(&str, String)>,
 ) -> Result<Vec<u8>> {
     let broken = |e: safetensors::SafeTensorError| problem(path, format!("cannot be written: {e}"));
     let views = tensors
         .iter()
-        .map(|(name, shape, storage)| {
-            let view = TensorView::new(stored_dtype(storage.dtype()), shape.to_vec(), storage.as_le_bytes());
-            Ok((name.as_str(), view.map_err(broken)?))
+        .map(|(name, dtype, shape, bytes)| {
+            Ok((name.as_str(), TensorView::new(*dtype, shape.to_vec(), bytes).map_err(broken)?))
         })
         .collect::<Result<Vec<_>>>()?;
     let metadata = metadata.map(|(key, value)| [(key.to_owned(), value)].into());

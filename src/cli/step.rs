@@ -67,7 +67,7 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     if let Some(path) = &options.state {
         optimizer.load(path)?;
         check_iterates(&optimizer, &tensors, path)?;
-        restore_points(&optimizer, &tensors, path)?;
+        restore_points(&optimizer, &tensors, path, common)?;
     }
 
     let mut reports = vec![];
@@ -136,17 +136,29 @@ fn restore_points(
     optimizer: &Optimizer,
     tensors: &BTreeMap<String, Tensor>,
     state: &Path,
+    common: &Common,
 ) -> anyhow::Result<()> {
     let plan = optimizer.plan();
-    let mut extrapolated =
-        plan.parameters.iter().filter(|p| plan.group_of(p).algorithm().is_extrapolated()).peekable();
-    if extrapolated.peek().is_none() {
+    let extrapolated: Vec<&str> = plan
+        .parameters
+        .iter()
+        .filter(|p| plan.group_of(p).algorithm().is_extrapolated())
+        .map(|p| p.spec.name.as_str())
+        .collect();
+    let path = state.with_file_name(EVAL_POINT);
+    if extrapolated.is_empty() {
         return Ok(());
     }
-    let path = state.with_file_name(EVAL_POINT);
+    if !path.exists() {
+        if !common.quiet {
+            eprintln!(
+                "warning: there is no {EVAL_POINT} beside the state: a parameter that gets no gradient in this run will have x as its eval point"
+            );
+        }
+        return Ok(());
+    }
     let points = read_tensors(&path)?;
-    for planned in extrapolated {
-        let name = &planned.spec.name;
+    for name in extrapolated {
         let tensor = &tensors[name];
         match points.get(name) {
             Some(y) if y.shape() == tensor.shape() && y.dtype() == tensor.dtype() => {
