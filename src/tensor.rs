@@ -306,7 +306,8 @@ impl Tensor {
             dtype: self.dtype,
             shape: shape.to_vec(),
             strides: strides.to_vec(),
-            offset,
+            // An empty view may lie anywhere; at 0 its (empty) range is inside every storage.
+            offset: if numel == 0 { 0 } else { offset },
         })
     }
 
