@@ -1,6 +1,7 @@
 //! `orthant step`: one optimizer step for each gradient file.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -38,6 +39,8 @@ pub struct Options {
 const PARAMS: &str = "params.safetensors";
 const STATE: &str = "state.safetensors";
 const EVAL_POINT: &str = "eval_point.safetensors";
+/// Where they are written before they take their places.
+const STAGED: &str = ".results.orthant-tmp";
 const OUTPUTS: [&str; 3] = [PARAMS, STATE, EVAL_POINT];
 
 pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
@@ -224,17 +227,40 @@ fn by_parameter(
     Ok(bindings)
 }
 
+/// Parameters and state are of use only as a pair, so all files are written elsewhere before the first takes its place:
+/// a full disk leaves all the old ones.
 fn write(optimizer: &mut Optimizer, out: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(out).with_context(|| format!("{}", out.display()))?;
-    let extrapolated = optimizer.plan().groups.iter().any(|g| g.algorithm().is_extrapolated());
-    if extrapolated {
-        write_tensors(out.join(EVAL_POINT), optimizer.parameters())?;
+    let staged = out.join(STAGED);
+    // What a killed process left.
+    if staged.exists() {
+        fs::remove_dir_all(&staged).with_context(|| display(&staged))?;
     }
-    optimizer.save(out.join(STATE))?;
+    fs::create_dir_all(&staged).with_context(|| display(&staged))?;
+    let written = write_into(optimizer, &staged).and_then(|names| {
+        for name in names {
+            fs::rename(staged.join(name), out.join(name)).with_context(|| display(&out.join(name)))?;
+        }
+        Ok(())
+    });
+    // Best effort: the first error is what the user needs to see.
+    let _ = fs::remove_dir_all(&staged);
+    written?;
+    fs::File::open(out).and_then(|folder| folder.sync_all()).with_context(|| display(out))
+}
+
+/// Writes the results and returns the names of the files.
+fn write_into(optimizer: &mut Optimizer, folder: &Path) -> anyhow::Result<Vec<&'static str>> {
+    let mut names = vec![STATE, PARAMS];
+    if optimizer.plan().groups.iter().any(|g| g.algorithm().is_extrapolated()) {
+        write_tensors(folder.join(EVAL_POINT), optimizer.parameters())?;
+        names.insert(0, EVAL_POINT);
+    }
+    optimizer.save(folder.join(STATE))?;
     optimizer.eval_point();
-    write_tensors(out.join(PARAMS), optimizer.parameters())?;
+    let written = write_tensors(folder.join(PARAMS), optimizer.parameters());
     optimizer.train_point();
-    Ok(())
+    written?;
+    Ok(names)
 }
 
 fn progress(steps: usize, common: &Common) -> ProgressBar {

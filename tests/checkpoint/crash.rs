@@ -4,13 +4,13 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use orthant::algorithm::{Algorithm, Slot};
 use orthant::{Device, Dtype, Group, Optimizer, Parameter, Tensor};
 use tempfile::TempDir;
 
-use crate::model::tensor;
+use crate::model::{scratch, tensor};
 
 const TARGET: &str = "ORTHANT_TEST_SAVE_TO";
 const SHAPE: [usize; 2] = [1024, 1024];
@@ -59,7 +59,10 @@ fn kills_during_saves_lose_nothing() {
     let dir = TempDir::new().expect("a temporary folder");
     let path = dir.path().join("state");
     let mut optimizer = counter();
+    let start = Instant::now();
     optimizer.save(&path).expect("it saves");
+    // On a slow disk a save may take longer than that.
+    let window = start.elapsed().mul_f64(2.0).max(Duration::from_millis(30));
     let mut reached = 0;
     let mut while_writing = 0;
     let mut random = 0x9e37_79b9_7f4a_7c15u64;
@@ -75,7 +78,7 @@ fn kills_during_saves_lose_nothing() {
         let ready = lines.by_ref().any(|line| line.is_ok_and(|l| l.contains("ready")));
         assert!(ready, "kill {kill}: the child could not load");
         random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        std::thread::sleep(Duration::from_micros((random >> 33) % 30_000));
+        std::thread::sleep(window.mul_f64((random >> 33) as f64 / f64::from(1u32 << 31)));
         child.kill().expect("the child is killed");
         child.wait().expect("the child is gone");
         let left = names(dir.path());
@@ -155,4 +158,46 @@ fn a_save_that_cannot_be_finished_leaves_nothing_behind() {
     let refused = orthant::files::write_tensors(dir.path().join("new"), [("a\nb", &tensor)]);
     assert!(refused.expect_err("a control character").to_string().contains("a\\nb"));
     assert_eq!(names(dir.path()), ["state"]);
+}
+
+/// A limit on the size of files stands in for a disk that is full at that byte.
+#[test]
+#[cfg(unix)]
+fn a_full_disk_leaves_the_old_results() {
+    let dir = scratch();
+    let at = |name: &str| dir.path().join(name);
+    // No state buffers: the state's file is small, the parameters' is not.
+    let config = "[[group]]\nparams = [\"*\"]\nalgorithm = \"sign-sgd\"\nlr = 0.1\n";
+    fs::write(at("c.toml"), config).expect("written");
+    let values = tensor(Dtype::F32, &[16, 1024], |i| i as f64);
+    orthant::files::write_tensors(at("p"), [("w", &values)]).expect("written");
+    fs::create_dir(at("out")).expect("a folder");
+    for name in ["params.safetensors", "state.safetensors"] {
+        fs::write(at("out").join(name), "earlier").expect("written");
+    }
+    // A limited write fails instead of killing the process once the signal is ignored.
+    let run = |blocks: u32| {
+        Command::new("sh")
+            .arg("-c")
+            .arg(format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" step --config c.toml --params p --grads p --out out"))
+            .arg(env!("CARGO_BIN_EXE_orthant"))
+            .current_dir(dir.path())
+            .output()
+            .expect("the shell starts")
+    };
+    for blocks in [0, 1, 4, 20, 60] {
+        let output = run(blocks);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{blocks} blocks: {stderr}");
+        assert!(
+            stderr.contains("cannot be written") && stderr.contains("safetensors"),
+            "{blocks} blocks: {stderr}"
+        );
+        assert_eq!(names(&at("out")), ["params.safetensors", "state.safetensors"]);
+        for name in ["params.safetensors", "state.safetensors"] {
+            assert_eq!(fs::read(at("out").join(name)).expect("it is there"), b"earlier", "{blocks} blocks");
+        }
+    }
+    assert_eq!(run(1 << 20).status.code(), Some(0), "a limit that is not reached");
+    assert_eq!(names(&at("out")), ["params.safetensors", "state.safetensors"]);
 }
