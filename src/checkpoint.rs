@@ -113,8 +113,7 @@ fn digest_position(bytes: &[u8]) -> Option<(usize, usize)> {
 
 pub(crate) fn load(path: &Path, plan: &Plan, must_be_finite: bool) -> Result<Vec<State>> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "cannot be read"))?;
-    decode(&bytes, plan, must_be_finite)
-        .map_err(|problems| Error::Checkpoint { path: path.to_owned(), problems })
+    decode(&bytes, plan, must_be_finite).map_err(|problems| Error::File { path: path.to_owned(), problems })
 }
 
 /// State from the bytes of a checkpoint, or everything that is wrong with them.

@@ -94,6 +94,11 @@ fn group(table: Table, index: usize) -> Result<Group> {
         fields.context = format!("group `{name}`");
     }
     let Some(algorithm) = fields.string("algorithm")? else {
+        let misspelt = |key: &&String| strsim::damerau_levenshtein(key, "algorithm") <= 3;
+        if let Some(key) = fields.table.keys().find(misspelt) {
+            let text = format!("{}: unknown key `{key}`; did you mean `algorithm`?", fields.context);
+            return Err(Error::Config(text));
+        }
         return Err(Error::Config(format!("{}: algorithm is missing", fields.context)));
     };
     let mut algorithm = Algorithm::by_name(&algorithm).map_err(|e| match e {

@@ -90,9 +90,9 @@ pub enum Error {
     /// No parameter has a gradient: most likely backward did not run.
     #[error("step: no registered parameter has a gradient; nothing was changed")]
     NoGradients,
-    /// A checkpoint that does not fit, with all problems found.
-    #[error("checkpoint {}: {}", path.display(), problems.join("; "))]
-    Checkpoint {
+    /// A tensor file or checkpoint that is damaged or does not fit, with all problems found.
+    #[error("{}: {}", path.display(), problems.join("; "))]
+    File {
         /// The file.
         path: PathBuf,
         /// Every problem found, each naming its entry.

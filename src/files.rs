@@ -39,7 +39,7 @@ pub fn read_tensors(path: impl AsRef<Path>) -> Result<BTreeMap<String, Tensor>> 
         }
     }
     problems.sort_unstable();
-    if problems.is_empty() { Ok(out) } else { Err(Error::Checkpoint { path: path.to_owned(), problems }) }
+    if problems.is_empty() { Ok(out) } else { Err(Error::File { path: path.to_owned(), problems }) }
 }
 
 /// Writes tensors to a safetensors file, atomically.
@@ -110,7 +110,7 @@ pub(crate) fn serialise(
 }
 
 pub(crate) fn problem(path: &Path, problem: impl Into<String>) -> Error {
-    Error::Checkpoint { path: path.to_owned(), problems: vec![problem.into()] }
+    Error::File { path: path.to_owned(), problems: vec![problem.into()] }
 }
 
 /// The JSON bytes of the header. The caller has checked the length.

@@ -21,7 +21,7 @@ pub enum NonFinite {
     /// The step is an error and nothing changes anywhere.
     #[default]
     Error,
-    /// Nothing changes anywhere, and the report says so.
+    /// Nothing changes anywhere, and the report says so. Finite gradients too large for the state are skipped too.
     Skip,
     /// Gradients are not scanned; non-finite values spread as IEEE arithmetic has it (`sign(NaN)` is NaN).
     Propagate,
@@ -90,7 +90,7 @@ pub struct StepReport {
     pub without_gradient: usize,
     /// Global gradient norm before clipping, where clipping is on.
     pub grad_norm: Option<f64>,
-    /// First parameter with a non-finite gradient, when the step was skipped for it.
+    /// First parameter whose gradient is not finite, or too large for its state, when the step was skipped for it.
     pub non_finite: Option<String>,
     /// Orthogonalisations that left their bound and were redone with the safe iteration.
     pub orthogonalise_fallbacks: usize,
@@ -350,14 +350,7 @@ impl Optimizer {
             let Scanned { bad, norm, largest } = self.scan::<T>(&present);
             report.grad_norm = self.options.max_grad_norm.map(|_| norm);
             if let Some(bad) = bad.filter(|_| scanning) {
-                if self.options.nonfinite == NonFinite::Error {
-                    return Err(bad);
-                }
-                if let Error::NonFiniteGradient { parameter, .. } = bad {
-                    report.non_finite = Some(parameter);
-                }
-                self.skipped += 1;
-                return Ok(report);
+                return self.refuse(bad, report);
             }
             if scanning && !norm.is_finite() {
                 return Err(Error::Tensor(
@@ -370,7 +363,7 @@ impl Optimizer {
                 clip = if ratio > 1.0 { 1.0 } else { ratio };
             }
             if let Some(overflow) = self.overflow::<T>(&largest, clip).filter(|_| scanning) {
-                return Err(overflow);
+                return self.refuse(overflow, report);
             }
         }
         let works = self
@@ -396,6 +389,21 @@ impl Optimizer {
         report.updated = present.len();
         self.steps += 1;
         Ok(report)
+    }
+
+    /// The policy's answer to a gradient that cannot be used: the error, or a skipped step.
+    fn refuse(&mut self, cause: Error, mut report: StepReport) -> Result<StepReport> {
+        match (self.options.nonfinite, cause) {
+            (
+                NonFinite::Skip,
+                Error::NonFiniteGradient { parameter, .. } | Error::GradientOverflow { parameter, .. },
+            ) => {
+                report.non_finite = Some(parameter);
+                self.skipped += 1;
+                Ok(report)
+            }
+            (_, cause) => Err(cause),
+        }
     }
 
     /// Looks at every gradient that is present; `bad` is the first non-finite one in registration order.
@@ -614,7 +622,7 @@ impl Optimizer {
     /// Learning rates and other hyperparameters stay as they are configured here.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] listing every damaged, missing, extra or unfitting entry; nothing changes then.
+    /// [`Error::File`] listing every damaged, missing, extra or unfitting entry; nothing changes then.
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         // `train_point` would put the points of another run beside the loaded state.
         if !self.shelved.is_empty() {

@@ -466,3 +466,16 @@ fn skip_reports_and_counts() {
     assert_eq!((optimizer.steps(), optimizer.skipped_steps()), (0, 1));
     assert_eq!(data.to_vec::<f32>().unwrap(), before);
 }
+
+#[test]
+fn skip_covers_gradients_too_large_for_the_state() {
+    let (data, grad) = (tensor(&[5], 130), Tensor::from_vec(vec![1e30f32; 5], &[5]).unwrap());
+    let before = data.to_vec::<f32>().unwrap();
+    let mut optimizer = Optimizer::builder(Device::Cpu)
+        .group(group(Algorithm::adamw()))
+        .nonfinite(NonFinite::Skip)
+        .register([Parameter::new("w", data.clone()).grad(grad)])
+        .unwrap();
+    assert_eq!(optimizer.step().unwrap().non_finite.as_deref(), Some("w"));
+    assert_eq!(data.to_vec::<f32>().unwrap(), before);
+}

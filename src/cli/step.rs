@@ -120,7 +120,7 @@ fn check_iterates(
             let rounded: Vec<f64> = full.iter().map(|v| round_as(tensor, *v)).collect();
             let same = rounded.iter().zip(tensor.to_vec_f64()).all(|(a, b)| a.to_bits() == b.to_bits());
             if !same {
-                bail!(Error::Checkpoint {
+                bail!(Error::File {
                     path: path.to_owned(),
                     problems: vec![format!(
                         "entry `{name}.{}` does not belong to the parameters given: pass the params.safetensors written beside it",
@@ -167,7 +167,7 @@ fn restore_points(
             Some(y) if y.shape() == tensor.shape() && y.dtype() == tensor.dtype() => {
                 tensor.assign(&y.to_storage())?;
             }
-            _ => bail!(Error::Checkpoint {
+            _ => bail!(Error::File {
                 path,
                 problems: vec![format!(
                     "it has no `{name}` of shape {:?} and type {}: it must be the file written beside the state",

@@ -49,7 +49,7 @@ fn all_refused(
                     }
                     fs::write(&path, damage(i)).expect("written");
                     match optimizer.load(&path) {
-                        Err(Error::Checkpoint { problems, .. }) => judge(i, &problems),
+                        Err(Error::File { problems, .. }) => judge(i, &problems),
                         Err(other) => panic!("{i}: {other}"),
                         Ok(()) => panic!("{i} was not noticed"),
                     }
@@ -71,7 +71,7 @@ fn every_flipped_bit_is_noticed_and_tensors_are_named() {
         .into_iter()
         .map(|(name, info)| (name, header + info.data_offsets.0..header + info.data_offsets.1))
         .collect();
-    assert_eq!(owner.len(), 3);
+    assert_eq!(owner.len(), 5);
     let named = AtomicUsize::new(0);
     let flip = |i: usize| {
         let mut bytes = good.clone();
@@ -130,7 +130,22 @@ fn the_plain_safetensors_crate_reads_it() {
     let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
     let mut names = file.names();
     names.sort_unstable();
-    assert_eq!(names, ["layer.bias.momentum", "layer.bias.variance", "layer.weight.momentum"]);
+    assert_eq!(
+        names,
+        [
+            "layer.bias.momentum",
+            "layer.bias.step",
+            "layer.bias.variance",
+            "layer.weight.momentum",
+            "layer.weight.step"
+        ]
+    );
+    for parameter in ["layer.weight", "layer.bias"] {
+        let view = file.tensor(&format!("{parameter}.step")).expect("an entry");
+        assert_eq!((view.dtype(), view.shape()), (safetensors::Dtype::I64, [].as_slice()));
+        let steps = u64::from_le_bytes(view.data().try_into().expect("eight bytes"));
+        assert_eq!(Some(steps), optimizer.step_count(parameter));
+    }
     for (parameter, slot) in
         [("layer.weight", Slot::Momentum), ("layer.bias", Slot::Momentum), ("layer.bias", Slot::Variance)]
     {

@@ -55,9 +55,7 @@ fn everything_that_does_not_fit_is_reported_together() {
     let path = dir.path().join("state");
     file.save(&path).expect("it saves");
     let before = bits(&here);
-    let Err(Error::Checkpoint { problems, path: reported }) = here.load(&path) else {
-        panic!("it was loaded")
-    };
+    let Err(Error::File { problems, path: reported }) = here.load(&path) else { panic!("it was loaded") };
     assert_eq!(reported, path);
     for expected in [
         "parameter `shape`: shape is [2, 3] in the file and [3, 2] here",
@@ -114,9 +112,7 @@ fn state_with_nan_is_refused_unless_it_may_propagate() {
         for policy in [NonFinite::Error, NonFinite::Skip] {
             let mut healthy = optimizer(&parameters, policy);
             let before = bits(&healthy);
-            let Err(Error::Checkpoint { problems, .. }) = healthy.load(&path) else {
-                panic!("NaN was loaded")
-            };
+            let Err(Error::File { problems, .. }) = healthy.load(&path) else { panic!("NaN was loaded") };
             assert_eq!(problems, ["entry `b.momentum` holds NaN or an infinity"]);
             assert_eq!(bits(&healthy), before);
         }
