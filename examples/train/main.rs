@@ -36,13 +36,13 @@ struct Cli {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["optimizer", "compare", "lr"])]
     config: Option<PathBuf>,
     /// Learning rate of the preset at its peak [default: one that suits this example]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     lr: Option<f64>,
     /// Steps
-    #[arg(long, default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(long, default_value_t = 700, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     steps: u64,
     /// Sequences in a batch
-    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=4096))]
     batch: u64,
     /// Bytes in a sequence
     #[arg(long, default_value_t = 96, value_parser = clap::value_parser!(u64).range(1..=4096))]
@@ -139,6 +139,22 @@ fn print(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
+/// candle's element-wise operations wait for each other's threads in a busy loop, which makes a model this small
+/// several times slower as soon as other programs run. The number of threads is only read from the environment, and
+/// setting that is not safe in a running program: so the program starts itself anew.
+#[cfg(unix)]
+fn with_one_candle_thread() {
+    use std::os::unix::process::CommandExt;
+    const THREADS: &str = "CANDLE_NUM_THREADS";
+    if std::env::var_os(THREADS).is_none()
+        && let Ok(program) = std::env::current_exe()
+    {
+        let arguments = std::env::args_os().skip(1);
+        // Where this cannot be done, the program goes on and is slower.
+        let _ = std::process::Command::new(program).args(arguments).env(THREADS, "1").exec();
+    }
+}
+
 /// 0 ok, 1 the work failed, 2 usage: the command line or the configuration is wrong.
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -149,6 +165,8 @@ fn main() -> ExitCode {
             return if e.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
+    #[cfg(unix)]
+    with_one_candle_thread();
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -17,20 +17,20 @@ pub struct Choice {
 /// Parameters that matrix methods are meant for: the hidden layers' weights.
 const HIDDEN: [&str; 2] = ["blocks.*.attention.*.weight", "blocks.*.mlp.*.weight"];
 
-/// AdamW beside a matrix method, and alone.
-const ADAMW_LR: f64 = 3e-3;
+/// AdamW beside a matrix method.
+const REST_LR: f64 = 3e-3;
 
-/// Learning rates tuned on this example's defaults, to a factor of about two.
+/// Learning rates tuned on this example, to a factor of about two.
 const RATES: [(&str, f64); 10] = [
-    ("muon", 0.02),
-    ("orthogonal-sgdm", 0.02),
-    ("scion", 0.02),
-    ("adamw", ADAMW_LR),
-    ("lion", 1e-3),
-    ("signum", 1e-3),
-    ("sign-sgd", 1e-3),
-    ("nsgd", 0.05),
-    ("sgd", 0.1),
+    ("muon", 0.04),
+    ("orthogonal-sgdm", 0.05),
+    ("scion", 0.05),
+    ("adamw", 5e-3),
+    ("lion", 2e-3),
+    ("signum", 2e-3),
+    ("sign-sgd", 2e-3),
+    ("nsgd", 0.2),
+    ("sgd", 0.2),
     ("adagrad", 0.02),
 ];
 
@@ -55,7 +55,7 @@ impl Choice {
             group = group.lr(lr);
         }
         let groups = if matrices {
-            vec![group.params(HIDDEN).ndim(2), Group::new("rest", adamw()).lr(ADAMW_LR).params(["*"])]
+            vec![group.params(HIDDEN).ndim(2), Group::new("rest", adamw()).lr(REST_LR).params(["*"])]
         } else {
             vec![group.params(["*"])]
         };

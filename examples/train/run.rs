@@ -94,6 +94,8 @@ pub fn train(
         }
     };
 
+    // For matrices this small, handing parts to other threads costs candle more than it gains.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
     let bar = ProgressBar::new(settings.steps);
     bar.set_style(ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {per_sec} {msg} {eta} left")?);
     bar.set_prefix(settings.optimizer.clone());
@@ -103,8 +105,10 @@ pub fn train(
         let started = Instant::now();
         let step = progress.step + 1;
         let (inputs, targets) = data.batch(settings.seed, step, settings.batch)?;
-        let loss = model.loss(&inputs, &targets)?;
-        let grads = loss.backward()?;
+        let (loss, grads) = pool.install(|| {
+            let loss = model.loss(&inputs, &targets)?;
+            loss.backward().map(|grads| (loss, grads))
+        })?;
         optimizer.try_set_learning_rate(base_lr * schedule(step, settings.steps))?;
         let stepping = Instant::now();
         optimizer
@@ -117,7 +121,7 @@ pub fn train(
         let mut point = Point { step, train: Some(train), held_out: None };
         let last = step == settings.steps;
         if last || step.is_multiple_of(settings.eval_every) {
-            let value = held_out(&model, data, settings)?;
+            let value = pool.install(|| held_out(&model, data, settings))?;
             point.held_out = Some(value);
             let line = format!("{} step {step}: train {train:.3}, held-out {value:.3}", settings.optimizer);
             if bar.is_hidden() { eprintln!("{line}") } else { bar.println(line) }
