@@ -27,6 +27,8 @@
 //! ```
 
 pub mod algorithm;
+#[cfg(feature = "candle")]
+pub mod candle;
 
 pub mod checkpoint;
 pub mod config;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use crate::algorithm::{Rule, Slot};
+use crate::algorithm::{Algorithm, Rule, Slot};
 use crate::checkpoint;
 use crate::device::Device;
 use crate::error::{Error, Result, suggest};
@@ -160,11 +160,7 @@ impl Builder {
         let plan = Plan::new(self.groups, specs, self.precision)?;
         check_buffers(&parameters)?;
         for (parameter, planned) in parameters.iter().zip(&plan.parameters) {
-            check_gradients(parameter, plan.precision)?;
-            if parameter.prev_grad.is_some() && !plan.group_of(planned).algorithm.needs_previous_gradient() {
-                let reason = "a previous gradient is bound, and its algorithm does not use one";
-                return Err(Error::parameter(&parameter.name, reason));
-            }
+            check_gradients(parameter, &plan.group_of(planned).algorithm, plan.precision)?;
         }
         let hyper = plan.groups.iter().map(Group::hyperparameters).collect::<Result<_>>()?;
         let states = plan
@@ -231,7 +227,11 @@ fn check_buffers(parameters: &[Parameter]) -> Result<()> {
     Ok(())
 }
 
-fn check_gradients(parameter: &Parameter, precision: Precision) -> Result<()> {
+fn check_gradients(parameter: &Parameter, algorithm: &Algorithm, precision: Precision) -> Result<()> {
+    if parameter.prev_grad.is_some() && !algorithm.needs_previous_gradient() {
+        let reason = "a previous gradient is bound, and its algorithm does not use one";
+        return Err(Error::parameter(&parameter.name, reason));
+    }
     for (role, grad) in [("gradient", &parameter.grad), ("previous gradient", &parameter.prev_grad)] {
         let Some(grad) = grad else { continue };
         if grad.shape() != parameter.data.shape() {
@@ -553,7 +553,7 @@ impl Optimizer {
             }
             let mut parameter = self.parameters[i].clone();
             bind(&mut parameter, tensor);
-            check_gradients(&parameter, self.plan.precision)?;
+            check_gradients(&parameter, &self.group(i).algorithm, self.plan.precision)?;
             changed.push((i, parameter));
         }
         for (i, parameter) in changed {

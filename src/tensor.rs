@@ -349,7 +349,10 @@ impl Tensor {
     pub fn to_vec<E: Element>(&self) -> Result<Vec<E>> {
         let guard = self.read();
         let values = E::peek(&guard).ok_or_else(|| self.wrong_dtype(E::DTYPE))?;
-        Ok(self.indices().map(|i| values[i]).collect())
+        Ok(match self.is_contiguous() {
+            true => values[self.offset..self.offset + self.numel()].to_vec(),
+            false => self.indices().map(|i| values[i]).collect(),
+        })
     }
 
     /// The elements in row-major order as f64, exactly.
