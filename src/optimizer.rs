@@ -557,8 +557,10 @@ impl Optimizer {
             changed.push((i, parameter));
         }
         for (i, parameter) in changed {
+            self.plan.parameters[i].spec.grad_dtype = parameter.grad.as_ref().map(Tensor::dtype);
             self.parameters[i] = parameter;
         }
+        self.plan.refresh_warnings();
         Ok(())
     }
 

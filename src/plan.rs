@@ -159,6 +159,11 @@ impl Plan {
         self.parameters.iter().map(PlannedParameter::state_bytes).sum()
     }
 
+    /// Warnings for the gradients' types as they are now.
+    pub(crate) fn refresh_warnings(&mut self) {
+        self.warnings = warnings(&self.groups, &self.parameters);
+    }
+
     /// The group that owns a parameter.
     pub fn group_of(&self, parameter: &PlannedParameter) -> &Group {
         &self.groups[parameter.group]
@@ -172,19 +177,30 @@ fn warnings(groups: &[Group], planned: &[PlannedParameter]) -> Vec<String> {
             out.push(format!("group `{}` owns no parameter: earlier groups took all it matches", group.name));
         }
     }
-    for p in planned {
-        let group = &groups[p.group];
-        if group.algorithm.needs_previous_gradient() && p.spec.grad_dtype.is_some_and(Dtype::is_half) {
+    // One line a group, however many parameters it concerns.
+    for (i, group) in groups.iter().enumerate() {
+        let concerned = |of: &dyn Fn(&ParameterSpec) -> bool| -> Option<String> {
+            let mut names =
+                planned.iter().filter(|p| p.group == i && of(&p.spec)).map(|p| p.spec.name.as_str());
+            let first = names.next()?;
+            let more = names.count();
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            Some(format!("group `{}`: `{first}`{more}", group.name))
+        };
+        if group.algorithm.needs_previous_gradient()
+            && let Some(who) = concerned(&|spec| spec.grad_dtype.is_some_and(Dtype::is_half))
+        {
             out.push(format!(
-                "parameter `{}`: variance reduction subtracts two nearly equal gradients, and 16-bit ones lose most of the difference; use f32 gradients",
-                p.spec.name
+                "{who}: variance reduction subtracts two nearly equal gradients, and 16-bit ones lose most of the difference; use f32 gradients"
             ));
         }
-        let bare = p.spec.dtype == Dtype::Bf16 || p.spec.dtype == Dtype::F16;
-        if bare && group.master == Master::None && group.rounding == Rounding::Nearest {
+        let bare = group.master == Master::None && group.rounding == Rounding::Nearest;
+        if bare
+            && !group.algorithm.is_extrapolated()
+            && let Some(who) = concerned(&|spec| spec.dtype.is_half())
+        {
             out.push(format!(
-                "parameter `{}`: {} without master or stochastic rounding loses updates smaller than half a unit in the last place",
-                p.spec.name, p.spec.dtype
+                "{who}: 16-bit parameters without master or stochastic rounding lose updates smaller than half a unit in the last place"
             ));
         }
     }

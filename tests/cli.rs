@@ -145,7 +145,7 @@ fn plan_warns_of_lost_updates_and_idle_groups() {
     fs::write(dir.path().join("w.toml"), config).expect("written");
     let text = stdout(dir.path(), "plan --config w.toml --params half");
     assert!(text.contains("warning: group `b` owns no parameter"), "{text}");
-    assert!(text.contains("warning: parameter `w`: bf16 without master"), "{text}");
+    assert!(text.contains("warning: group `a`: `w`: 16-bit parameters without master"), "{text}");
     let plan = json(dir.path(), "plan --config w.toml --params half --json");
     assert_eq!(plan["warnings"].as_array().expect("warnings").len(), 2);
 }
@@ -233,4 +233,24 @@ fn help_and_version_succeed() {
     ] {
         assert!(stdout(dir.path(), "step --help").contains(option), "{option}");
     }
+}
+
+#[test]
+fn step_warns_of_sixteen_bit_gradients_under_variance_reduction() {
+    let dir = folder();
+    let parameter = Tensor::zeros(Dtype::F32, &[2, 2]).expect("zeros");
+    let gradient = Tensor::zeros(Dtype::Bf16, &[2, 2]).expect("zeros");
+    write_tensors(dir.path().join("x"), [("w", &parameter)]).expect("written");
+    write_tensors(dir.path().join("g"), [("w", &gradient)]).expect("written");
+    let config = "[[group]]\nname = \"storm\"\nparams = [\"*\"]\nalgorithm = \"lmo\"\nlr = 0.1\nnorm = \"sign\"\n\
+                  estimator = { kind = \"mvr\", alpha = 0.5 }\n";
+    fs::write(dir.path().join("mvr.toml"), config).expect("written");
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_orthant"))
+        .current_dir(dir.path())
+        .args(["step", "--config", "mvr.toml", "--params", "x", "--grads", "g", "--out", "out"])
+        .output()
+        .expect("started");
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{stderr}");
+    assert!(stderr.contains("group `storm`: `w`: variance reduction"), "{stderr}");
 }

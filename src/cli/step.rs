@@ -80,6 +80,10 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
             .with_context(|| format!("step {} ({}); nothing was written", i + 1, display(path)))?;
         reports.push(report);
         bar.inc(1);
+        if i == 0 && !common.quiet {
+            // Only now are the gradients' types known.
+            bar.suspend(|| optimizer.plan().warnings.iter().for_each(|w| eprintln!("warning: {w}")));
+        }
     }
     bar.finish_and_clear();
 
