@@ -123,11 +123,14 @@ pub(crate) fn decode(
     must_be_finite: bool,
 ) -> std::result::Result<Vec<State>, Vec<String>> {
     let (tensors, schema) = open(bytes).map_err(|e| vec![e])?;
-    let mut problems = damage(bytes, &tensors, &schema);
+    let damaged = damage(&tensors, &schema);
+    let mut problems: Vec<String> = damaged.values().cloned().collect();
+    // What a damaged header says about the entries is worth nothing.
+    problems.extend(header_damage(bytes, &schema).map(str::to_owned));
     if schema.format != FORMAT {
         problems.push(format!("format version {} is not {FORMAT}", schema.format));
     }
-    if !problems.is_empty() {
+    if problems.len() > damaged.len() {
         return Err(problems);
     }
     let mut states = Vec::with_capacity(plan.parameters.len());
@@ -152,6 +155,7 @@ pub(crate) fn decode(
         for &(slot, dtype) in &planned.slots {
             let key = format!("{name}.{}", slot.name());
             match tensors.tensor(&key) {
+                _ if damaged.contains_key(&key) => {}
                 Err(_) => problems.push(format!("entry `{key}` is missing")),
                 Ok(view) if dtype_of(view.dtype()) != Some(dtype) || view.shape() != planned.spec.shape => {
                     problems.push(format!(
@@ -173,7 +177,9 @@ pub(crate) fn decode(
         }
         let key = step_key(name);
         let step = tensors.tensor(&key).ok().filter(|v| v.dtype() == STEP && v.shape().is_empty());
-        if step.and_then(|v| Some(u64::from_le_bytes(v.data().try_into().ok()?))) != Some(entry.step) {
+        let step = step.and_then(|v| Some(u64::from_le_bytes(v.data().try_into().ok()?)));
+        let legal = step == Some(entry.step) && entry.step <= i64::MAX as u64;
+        if !legal && !damaged.contains_key(&key) {
             problems.push(format!("entry `{key}` is not the scalar {} of the schema", entry.step));
         }
         expected.push(key);
@@ -187,7 +193,10 @@ pub(crate) fn decode(
     let mut extra: Vec<&str> = tensors.names().into_iter().filter(|n| !expected.contains(n)).collect();
     extra.sort_unstable();
     // Buffers of unregistered parameters are covered by the line about the parameter.
-    extra.retain(|n| n.rsplit_once('.').is_none_or(|(parameter, _)| known.contains(parameter)));
+    let covered = |n: &str| {
+        n.rsplit_once('.').is_some_and(|(p, _)| schema.parameters.contains_key(p) && !known.contains(p))
+    };
+    extra.retain(|n| !covered(n));
     problems.extend(extra.into_iter().map(|n| format!("entry `{n}` has no place in this optimizer's state")));
     if problems.is_empty() { Ok(states) } else { Err(problems) }
 }
@@ -206,30 +215,29 @@ fn open(bytes: &[u8]) -> std::result::Result<(SafeTensors<'_>, Schema), String> 
     Ok((tensors, schema))
 }
 
-/// Digests that do not match what is in the file.
-fn damage(bytes: &[u8], tensors: &SafeTensors<'_>, schema: &Schema) -> Vec<String> {
-    let mut problems = vec![];
+/// Whether the header is as it was written.
+fn header_damage(bytes: &[u8], schema: &Schema) -> Option<&'static str> {
     let mut blank = header(bytes).to_vec();
-    match digest_position(bytes) {
-        Some((start, end)) => {
-            blank[start - 8..end - 8].copy_from_slice(NO_DIGEST.as_bytes());
-            if hex(&blank) != schema.header_digest {
-                problems.push("the header is damaged: its digest does not match".to_owned());
-            }
-        }
-        None => problems.push("the header is damaged: its digest is not in its place".to_owned()),
-    }
+    let Some((start, end)) = digest_position(bytes) else {
+        return Some("the header is damaged: its digest is not in its place");
+    };
+    blank[start - 8..end - 8].copy_from_slice(NO_DIGEST.as_bytes());
+    (hex(&blank) != schema.header_digest).then_some("the header is damaged: its digest does not match")
+}
+
+/// Entries whose digest does not match, by name, with what is wrong.
+fn damage(tensors: &SafeTensors<'_>, schema: &Schema) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
     for name in tensors.names() {
-        match (schema.digests.get(name), tensors.tensor(name)) {
-            (Some(digest), Ok(view)) if *digest == hex(view.data()) => {}
-            (Some(_), Ok(_)) => {
-                problems.push(format!("entry `{name}` is damaged: its digest does not match"))
-            }
-            _ => problems.push(format!("entry `{name}` has no digest")),
-        }
+        let problem = match (schema.digests.get(name), tensors.tensor(name)) {
+            (Some(digest), Ok(view)) if *digest == hex(view.data()) => continue,
+            (Some(_), Ok(_)) => format!("entry `{name}` is damaged: its digest does not match"),
+            _ => format!("entry `{name}` has no digest"),
+        };
+        out.insert(name.to_owned(), problem);
     }
-    let lost = schema.digests.keys().filter(|name| tensors.tensor(name).is_err());
-    problems.extend(lost.map(|name| format!("entry `{name}` has a digest and no data")));
-    problems.sort_unstable();
-    problems
+    for name in schema.digests.keys().filter(|name| tensors.tensor(name).is_err()) {
+        out.insert(name.clone(), format!("entry `{name}` has a digest and no data"));
+    }
+    out
 }

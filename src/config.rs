@@ -81,6 +81,9 @@ fn step_options(table: Option<Table>) -> Result<StepOptions> {
     let options = StepOptions {
         max_grad_norm: fields.number("max_grad_norm")?,
         nonfinite: fields.choice("nonfinite", &nonfinite)?.unwrap_or_default(),
+        seed: fields
+            .typed("seed", "a whole number, not negative", |v| u64::try_from(v.as_integer()?).ok())?
+            .unwrap_or(0),
     };
     fields.finish()?;
     options.validate()?;

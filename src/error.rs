@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// Shorthand used throughout the crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What can go wrong, as a value; nothing in this crate panics on bad input.
+/// What can go wrong, as a value. Functions that could panic (a few of [`crate::reference`]) say so.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -87,6 +87,9 @@ pub enum Error {
         /// Largest one that is accepted.
         limit: f64,
     },
+    /// A step or a load that cannot be done in the optimizer's present state. Nothing was changed.
+    #[error("{0}; nothing was changed")]
+    Step(String),
     /// No parameter has a gradient: most likely backward did not run.
     #[error("step: no registered parameter has a gradient; nothing was changed")]
     NoGradients,

@@ -65,7 +65,7 @@ pub fn write_tensors<'a>(
 }
 
 /// The crate's dtype for a safetensors dtype, if it has one.
-pub fn dtype_of(dtype: safetensors::Dtype) -> Option<Dtype> {
+pub(crate) fn dtype_of(dtype: safetensors::Dtype) -> Option<Dtype> {
     match dtype {
         safetensors::Dtype::F64 => Some(Dtype::F64),
         safetensors::Dtype::F32 => Some(Dtype::F32),

@@ -9,8 +9,9 @@ use crate::algorithm::{Algorithm, Rule, Slot};
 use crate::checkpoint;
 use crate::device::Device;
 use crate::error::{Error, Result, suggest};
-use crate::group::{Group, Hyperparameters};
+use crate::group::{Group, Hyperparameters, StateDtype};
 use crate::plan::{ParameterSpec, Plan, PlannedParameter, Precision};
+use crate::reference::newton_schulz::Orthogonaliser;
 use crate::reference::real::Real;
 use crate::reference::{self, State, Work};
 use crate::tensor::{Dtype, Storage, Tensor, with_elements};
@@ -35,6 +36,8 @@ pub struct StepOptions {
     pub max_grad_norm: Option<f64>,
     /// Policy for non-finite gradients.
     pub nonfinite: NonFinite,
+    /// Seed of stochastic rounding. It is not stored in checkpoints: a resumed run needs the same one.
+    pub seed: u64,
 }
 
 impl StepOptions {
@@ -163,6 +166,14 @@ impl Builder {
             check_gradients(parameter, &plan.group_of(planned).algorithm, plan.precision)?;
         }
         let hyper = plan.groups.iter().map(Group::hyperparameters).collect::<Result<_>>()?;
+        let methods = plan
+            .groups
+            .iter()
+            .map(|group| match group.algorithm.rule() {
+                Rule::Lmo(lmo) => Some(Orthogonaliser::new(&lmo.newton_schulz)),
+                _ => None,
+            })
+            .collect();
         let states = plan
             .parameters
             .iter()
@@ -174,6 +185,7 @@ impl Builder {
             device: self.device,
             plan,
             hyper,
+            methods,
             options: self.options,
             parameters,
             states,
@@ -268,6 +280,10 @@ fn initial_state(plan: &Plan, planned: &PlannedParameter, data: &Tensor) -> Stat
     State { step: 0, slots }
 }
 
+fn largest_value(storage: &Storage) -> f64 {
+    with_elements!(Storage, storage, v => v.iter().map(|x| crate::tensor::Element::to_f64(*x)).fold(0.0, f64::max))
+}
+
 fn fill(storage: &mut Storage, value: f64) {
     with_elements!(Storage, storage, values => values.fill(crate::tensor::Element::from_f64(value)));
 }
@@ -294,6 +310,8 @@ pub struct Optimizer {
     device: Device,
     plan: Plan,
     hyper: Vec<Hyperparameters>,
+    /// Newton-Schulz of each group of the trust-region family.
+    methods: Vec<Option<Orthogonaliser>>,
     options: StepOptions,
     parameters: Vec<Parameter>,
     states: Vec<State>,
@@ -324,7 +342,7 @@ impl Optimizer {
 
     fn step_in<T: Real>(&mut self) -> Result<StepReport> {
         if !self.shelved.is_empty() {
-            return Err(Error::Tensor(
+            return Err(Error::Step(
                 "step: the buffers show the iterates (eval_point); call train_point first".into(),
             ));
         }
@@ -353,9 +371,7 @@ impl Optimizer {
                 return self.refuse(bad, report);
             }
             if scanning && !norm.is_finite() {
-                return Err(Error::Tensor(
-                    "step: the global gradient norm is beyond the range of f64; nothing was changed".into(),
-                ));
+                return Err(Error::Step("step: the global gradient norm is beyond the range of f64".into()));
             }
             if let Some(max) = self.options.max_grad_norm {
                 // f64::min would swallow a NaN norm under `propagate`.
@@ -376,6 +392,7 @@ impl Optimizer {
                 Some(Work {
                     planned,
                     group: &self.plan.groups[planned.group],
+                    method: self.methods[planned.group].as_ref(),
                     hyper: self.hyper[planned.group],
                     parameter: &parameter.data,
                     gradient: parameter.grad.as_ref()?,
@@ -384,7 +401,7 @@ impl Optimizer {
                 })
             })
             .collect();
-        report.orthogonalise_fallbacks = reference::step::<T>(works, clip);
+        report.orthogonalise_fallbacks = reference::step::<T>(works, clip, self.options.seed);
         report.applied = true;
         report.updated = present.len();
         self.steps += 1;
@@ -421,9 +438,9 @@ impl Optimizer {
                 (i, own, previous)
             })
             .collect();
-        let (mut bad, mut sum, mut largest) = (None, 0.0, Vec::with_capacity(scans.len()));
+        let (mut bad, mut squares, mut largest) = (None, vec![], Vec::with_capacity(scans.len()));
         for (i, own, previous) in scans {
-            sum += own.as_ref().map_or(0.0, |s| s.squared_norm);
+            squares.extend(own.iter().flat_map(|s| s.squares.iter().copied()));
             largest.push((i, own.iter().chain(&previous).map(|s| s.largest).fold(0.0, f64::max)));
             let first = own.into_iter().chain(previous).find_map(|s| s.non_finite);
             if let (Some((index, value)), None) = (first, &bad) {
@@ -435,14 +452,23 @@ impl Optimizer {
                 });
             }
         }
-        Scanned { bad, norm: sum.sqrt(), largest }
+        Scanned { bad, norm: reference::reduce::total_norm(&squares), largest }
     }
 
     /// The first gradient that its algorithm's state cannot take in.
     fn overflow<T: Real>(&self, largest: &[(usize, f64)], clip: f64) -> Option<Error> {
-        let max = T::max_value().to_f64();
         largest.iter().find_map(|&(i, value)| {
-            let limit = self.group(i).algorithm.gradient_limit(max);
+            let group = self.group(i);
+            let narrow = group.state_dtype == StateDtype::Bf16;
+            let max = if narrow { half::bf16::MAX.to_f64() } else { T::max_value().to_f64() };
+            // AdaGrad adds to what it has.
+            let held = match group.algorithm.rule() {
+                Rule::AdaGrad(_) => {
+                    self.states[i].slots.iter().map(|(_, s)| largest_value(s)).fold(0.0, f64::max)
+                }
+                _ => 0.0,
+            };
+            let limit = group.algorithm.gradient_limit(max - held);
             (value * clip > limit).then(|| Error::GradientOverflow {
                 step: self.steps + self.skipped + 1,
                 parameter: self.parameters[i].name.clone(),
@@ -556,11 +582,16 @@ impl Optimizer {
             check_gradients(&parameter, &self.group(i).algorithm, self.plan.precision)?;
             changed.push((i, parameter));
         }
+        let mut new_types = false;
         for (i, parameter) in changed {
-            self.plan.parameters[i].spec.grad_dtype = parameter.grad.as_ref().map(Tensor::dtype);
+            let grad_dtype = parameter.grad.as_ref().map(Tensor::dtype);
+            new_types |=
+                std::mem::replace(&mut self.plan.parameters[i].spec.grad_dtype, grad_dtype) != grad_dtype;
             self.parameters[i] = parameter;
         }
-        self.plan.refresh_warnings();
+        if new_types {
+            self.plan.refresh_warnings();
+        }
         Ok(())
     }
 
@@ -628,9 +659,8 @@ impl Optimizer {
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         // `train_point` would put the points of another run beside the loaded state.
         if !self.shelved.is_empty() {
-            return Err(Error::Tensor(
-                "load: the buffers show the iterates (eval_point); call train_point first".into(),
-            ));
+            let reason = "load: the buffers show the iterates (eval_point); call train_point first";
+            return Err(Error::Step(reason.into()));
         }
         let finite = self.options.nonfinite != NonFinite::Propagate;
         self.states = checkpoint::load(path.as_ref(), &self.plan, finite)?;

@@ -6,7 +6,7 @@ use globset::{Glob, GlobBuilder, GlobMatcher};
 use crate::algorithm::Slot;
 use crate::error::{Error, Result};
 use crate::group::{Group, Master, Rounding, Splits, StateDtype};
-use crate::tensor::{Dtype, checked_numel};
+use crate::tensor::{Dtype, checked_numel, numel};
 
 /// Name, shape and types of a parameter: all that routing looks at.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,14 +70,13 @@ pub struct PlannedParameter {
 impl PlannedParameter {
     /// Elements of the parameter.
     pub fn numel(&self) -> usize {
-        self.spec.shape.iter().product()
+        numel(&self.spec.shape)
     }
 
     /// Bytes of state: all buffers and the step count.
     pub fn state_bytes(&self) -> usize {
-        let buffers: usize =
-            self.slots.iter().map(|(_, dtype)| dtype.size().saturating_mul(self.numel())).sum();
-        buffers + size_of::<u64>()
+        let bytes = |dtype: Dtype| dtype.size().saturating_mul(self.numel());
+        self.slots.iter().fold(size_of::<u64>(), |sum, (_, dtype)| sum.saturating_add(bytes(*dtype)))
     }
 }
 
@@ -156,7 +155,7 @@ impl Plan {
 
     /// Bytes of state of all parameters.
     pub fn state_bytes(&self) -> usize {
-        self.parameters.iter().map(PlannedParameter::state_bytes).sum()
+        self.parameters.iter().fold(0, |sum, p| sum.saturating_add(p.state_bytes()))
     }
 
     /// Warnings for the gradients' types as they are now.
@@ -343,6 +342,9 @@ fn plan_parameter(
 
 /// The matrices of a shape. A vector (or scalar) is one row.
 fn split(shape: &[usize], splits: Option<&Splits>) -> std::result::Result<Vec<MatrixView>, String> {
+    if shape.contains(&0) {
+        return Ok(vec![]);
+    }
     let (batch, rows, columns) = match *shape {
         [] => (1, 1, 1),
         [n] => (1, 1, n),
@@ -350,7 +352,6 @@ fn split(shape: &[usize], splits: Option<&Splits>) -> std::result::Result<Vec<Ma
         [b, r, c] => (b, r, c),
         [out, ref rest @ ..] => (1, out, rest.iter().product()),
     };
-    let empty = shape.contains(&0);
     let heights: Vec<usize> = match splits {
         None => vec![rows],
         Some(_) if shape.len() < 2 => {
@@ -368,9 +369,6 @@ fn split(shape: &[usize], splits: Option<&Splits>) -> std::result::Result<Vec<Ma
             sizes.clone()
         }
     };
-    if empty {
-        return Ok(vec![]);
-    }
     let mut offset = 0;
     let mut out = Vec::with_capacity(batch * heights.len());
     for _ in 0..batch {

@@ -109,8 +109,19 @@ macro_rules! element {
 }
 element!(f64, F64, |x| x, |x| x as f32, |x| x, f64::from);
 element!(f32, F32, f64::from, |x| x, |x| x as f32, |x| x);
-element!(bf16, Bf16, bf16::to_f64, bf16::to_f32, bf16::from_f64, bf16::from_f32);
-element!(f16, F16, f16::to_f64, f16::to_f32, f16::from_f64, f16::from_f32);
+element!(bf16, Bf16, bf16::to_f64, bf16::to_f32, |x| bf16::from_f32(to_odd(x)), bf16::from_f32);
+element!(f16, F16, f16::to_f64, f16::to_f32, |x| f16::from_f32(to_odd(x)), f16::from_f32);
+
+/// f64 to f32, rounded to odd (truncated, and the last bit set where digits were lost), so that rounding the result to
+/// 16 bits is rounding the f64 once. (`half`'s own conversions drop the lower 32 bits first.)
+fn to_odd(x: f64) -> f32 {
+    let nearest = x as f32;
+    if f64::from(nearest) == x || x.is_nan() {
+        return nearest;
+    }
+    let truncated = nearest.to_bits() - u32::from(f64::from(nearest).abs() > x.abs());
+    f32::from_bits(truncated | 1)
+}
 
 /// A typed buffer in host memory.
 #[derive(Debug, Clone, PartialEq)]
@@ -232,6 +243,11 @@ pub(crate) fn checked_numel(shape: &[usize], size_of_element: usize) -> Result<u
         .ok_or_else(|| Error::Tensor(format!("shape {shape:?} has more bytes than the address space")))
 }
 
+/// Number of elements of a shape that has been checked: zero when any dimension is, whatever the others are.
+pub(crate) fn numel(shape: &[usize]) -> usize {
+    if shape.contains(&0) { 0 } else { shape.iter().product() }
+}
+
 fn row_major(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1usize; shape.len()];
     for d in (1..shape.len()).rev() {
@@ -328,7 +344,7 @@ impl Tensor {
 
     /// Number of elements.
     pub fn numel(&self) -> usize {
-        self.shape.iter().product()
+        numel(&self.shape)
     }
 
     /// Whether the elements lie one after the other in row-major order.

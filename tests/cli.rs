@@ -254,3 +254,147 @@ fn step_warns_of_sixteen_bit_gradients_under_variance_reduction() {
     assert!(out.status.success(), "{stderr}");
     assert!(stderr.contains("group `storm`: `w`: variance reduction"), "{stderr}");
 }
+
+fn run(dir: &std::path::Path, arguments: &str) -> (Option<i32>, String) {
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_orthant"))
+        .current_dir(dir)
+        .args(arguments.split(' '))
+        .output()
+        .expect("started");
+    (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+}
+
+fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    (0..n as u64).map(|i| ((i + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f32 / 1e7 - 0.8).collect()
+}
+
+/// Enough elements that some master lies just beside the middle between two bf16 numbers.
+#[test]
+fn masters_resume_through_the_program() {
+    let dir = folder();
+    let n = 200_000;
+    let half: Vec<half::bf16> = numbers(n, 1).iter().map(|v| half::bf16::from_f32(*v)).collect();
+    let x = Tensor::from_vec(half, &[n]).expect("x");
+    let g = Tensor::from_vec(numbers(n, 2), &[n]).expect("g");
+    write_tensors(dir.path().join("x"), [("w", &x)]).expect("written");
+    write_tensors(dir.path().join("g"), [("w", &g)]).expect("written");
+    let config = "[[group]]\nparams = [\"*\"]\nalgorithm = \"adamw\"\nlr = 0.01\nmaster = \"f32\"\n";
+    fs::write(dir.path().join("m.toml"), config).expect("written");
+    assert_eq!(
+        run(dir.path(), "step --config m.toml --params x --grads g g --out one"),
+        (Some(0), String::new())
+    );
+    let resumed = "step --config m.toml --params one/params.safetensors --state one/state.safetensors --grads g --out two";
+    assert_eq!(run(dir.path(), resumed), (Some(0), String::new()));
+    assert_eq!(run(dir.path(), "step --config m.toml --params x --grads g g g --out straight").0, Some(0));
+    for file in ["params.safetensors", "state.safetensors"] {
+        let read = |folder: &str| fs::read(dir.path().join(folder).join(file)).expect("written");
+        assert!(read("two") == read("straight"), "{file}");
+    }
+}
+
+#[test]
+fn parameters_that_are_or_become_non_finite_are_refused() {
+    let dir = folder();
+    let config = |policy: &str| {
+        format!(
+            "[step]\nnonfinite = \"{policy}\"\n[[group]]\nparams = [\"*\"]\nalgorithm = \"sgd\"\nlr = 1e3\n"
+        )
+    };
+    fs::write(dir.path().join("e.toml"), config("error")).expect("written");
+    fs::write(dir.path().join("p.toml"), config("propagate")).expect("written");
+    let one = half::f16::ONE;
+    for (name, values) in [("nan", [one, half::f16::NAN]), ("ok", [one, one])] {
+        let t = Tensor::from_vec(values.to_vec(), &[2]).expect("a tensor");
+        write_tensors(dir.path().join(name), [("w", &t)]).expect("written");
+    }
+    let big = Tensor::from_vec(vec![1e4f32; 2], &[2]).expect("a tensor");
+    write_tensors(dir.path().join("big"), [("w", &big)]).expect("written");
+    for (params, what) in [("nan", "in the file given"), ("ok", "its type overflowed")] {
+        let (code, stderr) =
+            run(dir.path(), &format!("step --config e.toml --params {params} --grads big --out o"));
+        assert!(code == Some(1) && stderr.contains("`w`") && stderr.contains(what), "{code:?} {stderr}");
+        assert!(!dir.path().join("o").join("params.safetensors").exists());
+        let arguments = format!("step --config p.toml --params {params} --grads big --out o-{params}");
+        assert_eq!(run(dir.path(), &arguments).0, Some(0));
+    }
+}
+
+#[test]
+fn the_first_previous_gradient_is_not_looked_into() {
+    let dir = folder();
+    let t = Tensor::from_vec(vec![1.0f32; 4], &[2, 2]).expect("a tensor");
+    let other = Tensor::from_vec(vec![1.0f64; 3], &[3]).expect("a tensor");
+    write_tensors(dir.path().join("x"), [("w", &t)]).expect("written");
+    write_tensors(dir.path().join("wrong"), [("stranger", &other)]).expect("written");
+    let config = "[[group]]\nparams = [\"*\"]\nalgorithm = \"lmo\"\nlr = 0.1\nnorm = \"sign\"\n\
+                  estimator = { kind = \"mvr\", alpha = 0.5 }\n";
+    fs::write(dir.path().join("mvr.toml"), config).expect("written");
+    let line = "step --config mvr.toml --params x --grads x x --prev-grads";
+    assert_eq!(run(dir.path(), &format!("{line} wrong x --out a")).0, Some(0));
+    assert_eq!(run(dir.path(), &format!("{line} missing x --out a")).0, Some(1));
+    let (code, stderr) = run(dir.path(), &format!("{line} x wrong --out b"));
+    assert!(code == Some(1) && stderr.contains("stranger"), "{code:?} {stderr}");
+}
+
+#[test]
+fn the_seed_steers_stochastic_rounding() {
+    let dir = folder();
+    let x = Tensor::from_vec(vec![half::bf16::ONE; 500], &[500]).expect("x");
+    write_tensors(dir.path().join("x"), [("w", &x)]).expect("written");
+    let config = |seed: &str| {
+        format!(
+            "[step]\n{seed}\n[[group]]\nparams = [\"*\"]\nalgorithm = \"sign-sgd\"\nlr = 1e-3\nrounding = \"stochastic\"\n"
+        )
+    };
+    fs::write(dir.path().join("0.toml"), config("")).expect("written");
+    fs::write(dir.path().join("7.toml"), config("seed = 7")).expect("written");
+    for (out, rest) in [("a", "0.toml"), ("b", "0.toml"), ("c", "0.toml --seed 7"), ("d", "7.toml")] {
+        assert_eq!(
+            run(dir.path(), &format!("step --params x --grads x --out {out} --config {rest}")).0,
+            Some(0)
+        );
+    }
+    let read = |folder: &str| fs::read(dir.path().join(folder).join("params.safetensors")).expect("written");
+    assert!(read("a") == read("b") && read("c") == read("d") && read("a") != read("c"));
+}
+
+#[test]
+fn runs_into_one_folder_do_not_mix() {
+    let dir = folder();
+    let n = 50_000;
+    for seed in 0..2u64 {
+        let t = Tensor::from_vec(numbers(n, seed), &[n]).expect("a tensor");
+        write_tensors(dir.path().join(format!("x{seed}")), [("w", &t)]).expect("written");
+    }
+    let config = "[[group]]\nparams = [\"*\"]\nalgorithm = \"adamw\"\nlr = 0.01\n";
+    fs::write(dir.path().join("c.toml"), config).expect("written");
+    let line =
+        |seed: u64, out: &str| format!("step --config c.toml --params x{seed} --grads x{seed} --out {out}");
+    for seed in 0..2 {
+        assert_eq!(run(dir.path(), &line(seed, &format!("alone{seed}"))).0, Some(0));
+    }
+    let pair = |folder: &str| {
+        ["params.safetensors", "state.safetensors"]
+            .map(|f| fs::read(dir.path().join(folder).join(f)).expect("there"))
+    };
+    let whole = [pair("alone0"), pair("alone1")];
+    for _ in 0..10 {
+        let codes: Vec<(Option<i32>, String)> = std::thread::scope(|s| {
+            let handles: Vec<_> = (0..2)
+                .map(|seed| {
+                    s.spawn({
+                        let (dir, line) = (dir.path(), line(seed, "both"));
+                        move || run(dir, &line)
+                    })
+                })
+                .collect();
+            handles.into_iter().map(|h| h.join().expect("joined")).collect()
+        });
+        assert!(codes.iter().any(|(code, _)| *code == Some(0)), "{codes:?}");
+        for (code, stderr) in codes {
+            assert!(code == Some(0) || stderr.contains("another run is writing there"), "{stderr}");
+        }
+        assert!(whole.contains(&pair("both")), "files of two runs");
+    }
+}

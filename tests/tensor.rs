@@ -77,6 +77,7 @@ fn sizes_are_checked_before_anything_is_allocated() {
         assert!(error.contains("address space"), "{error}");
     }
     assert_eq!(Tensor::zeros(Dtype::F32, &[huge, 0, 5]).unwrap().numel(), 0);
+    assert_eq!(Tensor::zeros(Dtype::F32, &[huge, huge, 0]).unwrap().numel(), 0);
     let t = Tensor::zeros(Dtype::F32, &[4]).unwrap();
     assert!(t.view(0, &[2, 3], &[3]).is_err());
     assert!(t.view(usize::MAX, &[2], &[1]).is_err());
@@ -102,4 +103,38 @@ fn contiguity() {
     assert!(!t.view(0, &[4, 3], &[6, 1]).unwrap().is_contiguous());
     assert!(!t.view(0, &[6, 4], &[1, 6]).unwrap().is_contiguous());
     assert!(t.view(0, &[1, 3], &[999, 1]).is_ok_and(|v| v.is_contiguous()));
+}
+
+/// `half`'s own conversions from f64 drop the lower 32 bits before rounding.
+#[test]
+fn sixteen_bit_types_round_f64_to_nearest_even() {
+    let near = |exponent: i32| 1.0 + 2f64.powi(exponent) + 2f64.powi(-40);
+    assert_eq!(bf16::from_f32(1.0 + 2f32.powi(-7)), <bf16 as Element>::from_f64(near(-8)));
+    assert_eq!(f16::from_f32(1.0 + 2f32.powi(-10)), <f16 as Element>::from_f64(near(-11)));
+    assert_eq!(bf16::ONE, <bf16 as Element>::from_f64(1.0 + 2f64.powi(-8)));
+    // Every f16 and bf16, and the points just around the middle of each gap, against the definition.
+    fn check<E: Element + PartialEq>(of_bits: impl Fn(u16) -> E) {
+        let mut values: Vec<f64> =
+            (0..=u16::MAX).map(|b| of_bits(b).to_f64()).filter(|v| v.is_finite() && *v >= 0.0).collect();
+        values.sort_by(f64::total_cmp);
+        values.dedup();
+        for pair in values.windows(2) {
+            let (low, high) = (pair[0], pair[1]);
+            let middle = f64::midpoint(low, high);
+            for (x, expected) in [
+                (low, low),
+                (middle.next_down(), low),
+                (middle.next_up(), high),
+                (-middle.next_down(), -low),
+                (-middle.next_up(), -high),
+            ] {
+                assert_eq!(E::from_f64(x).to_f64(), expected, "{x:e}");
+            }
+        }
+    }
+    check(bf16::from_bits);
+    check(f16::from_bits);
+    assert!(<bf16 as Element>::from_f64(f64::NAN).to_f64().is_nan());
+    assert_eq!(<f16 as Element>::from_f64(f64::INFINITY).to_f64(), f64::INFINITY);
+    assert_eq!(<f16 as Element>::from_f64(-1e300).to_f64(), f64::NEG_INFINITY);
 }

@@ -298,16 +298,16 @@ impl Algorithm {
         }
     }
 
-    /// Largest absolute gradient whose state stays finite in a type with largest number `max`: second moments square
-    /// it, heavy balls add up to `1 / (1 - momentum)` of it, variance reduction subtracts two. Averages and
-    /// stateless rules take everything.
+    /// Largest absolute gradient whose state stays finite where it can still grow by `max`: second moments square it,
+    /// heavy balls add up to `1 / (1 - momentum)` of it, variance reduction to `2 / alpha`. Averages and stateless
+    /// rules take everything.
     pub(crate) fn gradient_limit(&self, max: f64) -> f64 {
         match &self.rule {
             Rule::AdamW(_) | Rule::AdaGrad(_) => max.sqrt(),
             Rule::Sgd(Sgd { momentum, .. }) => max * (1.0 - momentum),
             Rule::Lmo(lmo) => match lmo.estimator {
                 Estimator::HeavyBall { momentum, .. } => max * (1.0 - momentum),
-                Estimator::Mvr { .. } => max / 4.0,
+                Estimator::Mvr { alpha } => max * alpha / 2.0,
                 _ => max,
             },
         }

@@ -40,6 +40,9 @@ struct Common {
     /// Compute type on the CPU [default: f64 if any parameter is stored in f64, else f32]
     #[arg(long, global = true, value_enum)]
     precision: Option<PrecisionName>,
+    /// Seed of stochastic rounding [default: the configuration's, else 0]
+    #[arg(long, global = true)]
+    seed: Option<u64>,
     /// Print one JSON object with `rows` instead of text
     #[arg(long, global = true)]
     json: bool,

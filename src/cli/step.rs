@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use orthant::algorithm::Slot;
 use orthant::files::{read_tensors, write_tensors};
-use orthant::{Error, Optimizer, Parameter, StepReport, Tensor};
+use orthant::{Dtype, Element, Error, NonFinite, Optimizer, Parameter, StepReport, Tensor};
 
 use super::{Common, Unfit, display, print, read_config};
 
@@ -53,9 +53,11 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
         ))
         .into());
     }
-    let config = read_config(&options.config)?;
+    let mut config = read_config(&options.config)?;
+    config.options.seed = common.seed.unwrap_or(config.options.seed);
     check_out(&options.out)?;
     let tensors = read_tensors(&options.params)?;
+    let must_be_finite = config.options.nonfinite != NonFinite::Propagate;
     let mut builder = Optimizer::builder(device).groups(config.groups).options(config.options);
     if let Some(precision) = common.precision() {
         builder = builder.precision(precision);
@@ -67,10 +69,16 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     if !options.prev_grads.is_empty() && !previous_used {
         return Err(Error::Config("--prev-grads were given, and no group uses them".into()).into());
     }
+    if must_be_finite {
+        check_finite(optimizer.parameters(), "in the file given")?;
+    }
     if let Some(path) = &options.state {
         optimizer.load(path)?;
         check_iterates(&optimizer, &tensors, path)?;
         restore_points(&optimizer, &tensors, path, common)?;
+        if must_be_finite {
+            check_finite(optimizer.parameters(), "in the eval point given")?;
+        }
     }
 
     let mut reports = vec![];
@@ -87,6 +95,9 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     }
     bar.finish_and_clear();
 
+    if must_be_finite {
+        check_finite(optimizer.parameters(), "after the steps: its type overflowed; nothing was written")?;
+    }
     write(&mut optimizer, &options.out)?;
     if common.json {
         print(&json(&optimizer, &reports));
@@ -185,12 +196,33 @@ fn restore_points(
 }
 
 fn round_as(tensor: &Tensor, value: f64) -> f64 {
-    match tensor.dtype() {
-        orthant::Dtype::F64 => value,
-        orthant::Dtype::F32 => f64::from(value as f32),
-        orthant::Dtype::Bf16 => half::bf16::from_f64(value).to_f64(),
-        orthant::Dtype::F16 => half::f16::from_f64(value).to_f64(),
+    fn round<E: Element>(value: f64) -> f64 {
+        E::from_f64(value).to_f64()
     }
+    match tensor.dtype() {
+        Dtype::F64 => value,
+        Dtype::F32 => round::<f32>(value),
+        Dtype::Bf16 => round::<half::bf16>(value),
+        Dtype::F16 => round::<half::f16>(value),
+    }
+}
+
+/// Parameters that are not finite are refused, unless non-finite values may propagate: a step would carry them on
+/// silently, and so would an update that overflows a 16-bit type.
+fn check_finite<'a>(
+    tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+    when: &str,
+) -> anyhow::Result<()> {
+    for (name, tensor) in tensors {
+        if let Some(at) = tensor.to_vec_f64().iter().position(|v| !v.is_finite()) {
+            return Err(Error::Parameter {
+                parameter: name.to_owned(),
+                reason: format!("its element {at} is not finite {when}"),
+            }
+            .into());
+        }
+    }
+    Ok(())
 }
 
 fn step(
@@ -200,14 +232,18 @@ fn step(
     previous: Option<&Path>,
 ) -> anyhow::Result<StepReport> {
     optimizer.rebind_gradients(by_parameter(tensors, grads)?)?;
-    if let Some(previous) = previous {
-        let used: Vec<String> = optimizer
-            .plan()
-            .parameters
-            .iter()
-            .filter(|p| optimizer.plan().group_of(p).algorithm().needs_previous_gradient())
-            .map(|p| p.spec.name.clone())
-            .collect();
+    let used: Vec<String> = optimizer
+        .plan()
+        .parameters
+        .iter()
+        .filter(|p| optimizer.plan().group_of(p).algorithm().needs_previous_gradient())
+        .map(|p| p.spec.name.clone())
+        .collect();
+    let started = used.iter().any(|name| optimizer.step_count(name) > Some(0));
+    if let Some(previous) = previous.filter(|_| !started) {
+        // The first step has no previous point: the file has to be there, and what it holds is not looked at.
+        fs::metadata(previous).with_context(|| format!("{}: it cannot be read", display(previous)))?;
+    } else if let Some(previous) = previous {
         let bindings = by_parameter(tensors, previous)?;
         optimizer.rebind_previous_gradients(bindings.into_iter().filter(|(name, _)| used.contains(name)))?;
     }
@@ -234,12 +270,16 @@ fn by_parameter(
 /// Parameters and state are of use only as a pair, so all files are written elsewhere before the first takes its place:
 /// a full disk leaves all the old ones.
 fn write(optimizer: &mut Optimizer, out: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(out).with_context(|| display(out))?;
+    let folder = fs::File::open(out).with_context(|| display(out))?;
+    // Held until the end: two runs into one folder would mix their files.
+    folder.try_lock().with_context(|| format!("{}: another run is writing there", display(out)))?;
     let staged = out.join(STAGED);
     // What a killed process left.
     if staged.exists() {
         fs::remove_dir_all(&staged).with_context(|| display(&staged))?;
     }
-    fs::create_dir_all(&staged).with_context(|| display(&staged))?;
+    fs::create_dir(&staged).with_context(|| display(&staged))?;
     let written = write_into(optimizer, &staged).and_then(|names| {
         for name in names {
             fs::rename(staged.join(name), out.join(name)).with_context(|| display(&out.join(name)))?;
@@ -249,7 +289,7 @@ fn write(optimizer: &mut Optimizer, out: &Path) -> anyhow::Result<()> {
     // Best effort: the first error is what the user needs to see.
     let _ = fs::remove_dir_all(&staged);
     written?;
-    fs::File::open(out).and_then(|folder| folder.sync_all()).with_context(|| display(out))
+    folder.sync_all().with_context(|| display(out))
 }
 
 /// Writes the results and returns the names of the files.

@@ -1,6 +1,6 @@
 //! Linear minimisation oracles: a matrix in, the unit direction of its norm out, in place.
 
-use super::newton_schulz::{Outcome, normalise, orthogonalise};
+use super::newton_schulz::{Orthogonaliser, Outcome, normalise, orthogonalise};
 use super::real::Real;
 use super::reduce::{Strided, norm};
 use super::rules::sign;
@@ -8,7 +8,7 @@ use crate::algorithm::{Eps, EpsForm, Lmo, Norm};
 use crate::plan::MatrixView;
 
 /// Replaces the row-major matrix `m` by its direction. Zero (a zero row, a zero column) gives zero.
-pub fn direction<T: Real>(lmo: &Lmo, shape: MatrixView, m: &mut [T]) -> Outcome {
+pub fn direction<T: Real>(lmo: &Lmo, method: &Orthogonaliser, shape: MatrixView, m: &mut [T]) -> Outcome {
     let MatrixView { rows, columns, .. } = shape;
     let eps = match lmo.eps.form {
         EpsForm::Clamp => lmo.eps,
@@ -46,7 +46,7 @@ pub fn direction<T: Real>(lmo: &Lmo, shape: MatrixView, m: &mut [T]) -> Outcome 
                 column.iter().enumerate().for_each(|(i, c)| m[i * columns + j] = *c);
             }
         }
-        Norm::Spectral | Norm::RmsToRms => return orthogonalise(m, rows, columns, &lmo.newton_schulz, eps),
+        Norm::Spectral | Norm::RmsToRms => return orthogonalise(m, rows, columns, method, eps),
     }
     Outcome::Ok
 }

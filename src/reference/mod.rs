@@ -23,9 +23,10 @@ use crate::algorithm::{Lmo, Norm, Order, Rule, Slot};
 use crate::group::{Group, Hyperparameters, Rounding};
 use crate::plan::{MatrixView, PlannedParameter};
 use crate::tensor::{Storage, Tensor, with_elements};
-use newton_schulz::Outcome;
+use newton_schulz::{Orthogonaliser, Outcome};
 use real::Real;
-use reduce::Strided;
+use reduce::{Scaled, Strided};
+use rounding::DitherKey;
 use rules::{AdamWStep, Apply};
 use streams::{Slice, SliceMut};
 use sweep::{Buffers, Op, Pass, sweep};
@@ -43,6 +44,8 @@ pub(crate) struct State {
 pub(crate) struct Work<'a> {
     pub planned: &'a PlannedParameter,
     pub group: &'a Group,
+    /// Of the trust-region family only.
+    pub method: Option<&'a Orthogonaliser>,
     pub hyper: Hyperparameters,
     pub parameter: &'a Tensor,
     pub gradient: &'a Tensor,
@@ -56,8 +59,8 @@ pub(crate) struct Scan {
     pub largest: f64,
     /// Row-major index and value.
     pub non_finite: Option<(usize, f64)>,
-    /// In the specified order, matrix by matrix.
-    pub squared_norm: f64,
+    /// Sums of squares of the matrices, in the specified order.
+    pub squares: Vec<Scaled>,
 }
 
 /// Looks at a gradient without changing anything.
@@ -65,19 +68,14 @@ pub(crate) fn scan<T: Real>(planned: &PlannedParameter, gradient: &Tensor, with_
     let values = load::<T>(gradient);
     let non_finite = values.iter().position(|g| !g.is_finite()).map(|i| (i, values[i].to_f64()));
     let largest = values.iter().fold(T::zero(), |most, g| most.max(g.abs())).to_f64();
-    let squared_norm = if with_norm {
-        planned
-            .matrices
-            .iter()
-            .map(|m| {
-                let part = &values[m.offset..m.offset + m.rows * m.columns];
-                reduce::squared_norm(Strided::row_major(part, m.rows, m.columns))
-            })
-            .fold(0.0, |sum, s| sum + s)
-    } else {
-        0.0
-    };
-    Scan { largest, non_finite, squared_norm }
+    let matrices = planned.matrices.iter().filter(|_| with_norm);
+    let squares = matrices
+        .map(|m| {
+            let part = &values[m.offset..m.offset + m.rows * m.columns];
+            reduce::squares(Strided::row_major(part, m.rows, m.columns))
+        })
+        .collect();
+    Scan { largest, non_finite, squares }
 }
 
 fn load<T: Real>(tensor: &Tensor) -> Vec<T> {
@@ -93,14 +91,21 @@ fn load<T: Real>(tensor: &Tensor) -> Vec<T> {
 
 /// Applies one step to every parameter given. Nothing here can fail; everything was checked before. Returns how many
 /// orthogonalisations fell back to the safe iteration.
-pub(crate) fn step<T: Real>(works: Vec<Work<'_>>, clip: f64) -> usize {
-    // Whole-matrix rules run beside each other and take no lock while they compute; elementwise rules run one after
-    // the other, in parallel inside.
-    let (elementwise, matrix): (Vec<_>, Vec<_>) =
+pub(crate) fn step<T: Real>(works: Vec<Work<'_>>, clip: f64, seed: u64) -> usize {
+    let (elementwise, mut matrix): (Vec<_>, Vec<_>) =
         works.into_iter().partition(|w| w.group.algorithm.is_elementwise());
-    let fallbacks = matrix.into_par_iter().map(|work| matrix_step::<T>(work, clip)).sum();
+    // Directions are found side by side and touch no parameter. Parameters are then updated one after the other, in
+    // parallel inside: a task that waited for another while holding a buffer's lock could be handed a third that
+    // wants the same lock.
+    let found: Vec<(Storage, usize)> =
+        matrix.par_iter_mut().map(|work| find_direction::<T>(work, clip, seed)).collect();
+    let mut fallbacks = 0;
+    for (work, (direction, fell_back)) in matrix.into_iter().zip(found) {
+        apply_direction::<T>(work, &direction, seed);
+        fallbacks += fell_back;
+    }
     for work in elementwise {
-        elementwise_step::<T>(work, clip);
+        elementwise_step::<T>(work, clip, seed);
     }
     fallbacks
 }
@@ -143,12 +148,11 @@ fn row_major_gradient(gradient: &Tensor, body: impl FnOnce(&Storage, usize)) {
     }
 }
 
-fn elementwise_step<T: Real>(work: Work<'_>, clip: f64) {
-    let Work { planned, group, hyper, parameter, gradient, previous, state } = work;
+fn elementwise_step<T: Real>(work: Work<'_>, clip: f64, seed: u64) {
+    let Work { planned, group, hyper, parameter, gradient, previous, state, .. } = work;
     let first = state.step == 0;
     state.step += 1;
-    let stochastic =
-        (group.rounding == Rounding::Stochastic).then_some((planned.spec.name.as_str(), state.step));
+    let stochastic = dither_key(group, planned, state.step, seed);
     let previous_copy = previous.map(Tensor::to_storage);
     let (step, slots) = (state.step, &mut state.slots);
     row_major_gradient(gradient, |gradient, gradient_at| {
@@ -187,53 +191,66 @@ fn scalars<T: Real>(lmo: &Lmo, hyper: Hyperparameters, matrix: MatrixView) -> Ap
     Apply::new(lmo.constraint, hyper.lr, hyper.weight_decay, scale, &lmo.estimator)
 }
 
-/// A rule whose direction needs the whole matrix: estimate, LMO, apply (or LMO, estimate, apply).
-fn matrix_step<T: Real>(work: Work<'_>, clip: f64) -> usize {
-    let Work { planned, group, hyper, parameter, gradient, previous, state } = work;
-    let Rule::Lmo(lmo) = group.algorithm.rule() else { return 0 };
-    debug_assert_ne!(lmo.norm, Norm::Sign);
+/// The update direction of a rule that needs whole matrices, and how many orthogonalisations fell back; momentum
+/// advances.
+fn find_direction<T: Real>(work: &mut Work<'_>, clip: f64, seed: u64) -> (Storage, usize) {
+    let (planned, group, state) = (work.planned, work.group, &mut *work.state);
     let first = state.step == 0;
     state.step += 1;
-    let stochastic =
-        (group.rounding == Rounding::Stochastic).then_some((planned.spec.name.as_str(), state.step));
+    let mut direction: Vec<T> = load(work.gradient);
+    let (Rule::Lmo(lmo), Some(method)) = (group.algorithm.rule(), work.method) else {
+        // Rules beside the family are elementwise and do not come here.
+        return (T::wrap(direction), 0);
+    };
+    debug_assert_ne!(lmo.norm, Norm::Sign);
+    let previous = work.previous.map(Tensor::to_storage);
     let factor: T = factor(group, clip);
-    let previous = previous.map(Tensor::to_storage);
-    let mut direction: Vec<T> = load(gradient);
-    let mut fallbacks = 0;
-
-    let estimate = |direction: &mut Vec<T>, factor: T, slots: &mut [(Slot, Storage)]| {
+    let mut estimate = |direction: &mut Vec<T>, factor: T| {
         let len = direction.len();
         let gradient = T::wrap(direction.clone());
         let op = Op::Estimate { estimator: &lmo.estimator, first };
+        let stochastic = dither_key(group, planned, state.step, seed);
         let pass = Pass { op, factor, stochastic, index: 0 };
         let buffers = Buffers {
             visible: None,
-            state: state_streams(slots, &(0..len), |slot| slot == Slot::Momentum),
+            state: state_streams(&mut state.slots, &(0..len), |slot| slot == Slot::Momentum),
             gradient: Slice::of(&gradient, 0, len),
             previous: previous.as_ref().map(|p| Slice::of(p, 0, len)),
             out: Some(direction.as_mut_slice()),
         };
         sweep(&pass, buffers, len);
     };
-    let mut oracle = |direction: &mut Vec<T>| {
+    let oracle = |direction: &mut Vec<T>| -> usize {
+        let mut rest = direction.as_mut_slice();
+        let mut parts = Vec::with_capacity(planned.matrices.len());
         for m in &planned.matrices {
-            let part = &mut direction[m.offset..m.offset + m.rows * m.columns];
-            fallbacks += usize::from(lmo::direction(lmo, *m, part) == Outcome::FellBack);
+            // The matrices follow one another without gaps.
+            let (part, tail) = rest.split_at_mut(m.rows * m.columns);
+            parts.push((*m, part));
+            rest = tail;
         }
+        let fell_back = |(m, part)| usize::from(lmo::direction(lmo, method, m, part) == Outcome::FellBack);
+        parts.into_par_iter().map(fell_back).sum()
     };
-    match lmo.order {
+    let fallbacks = match lmo.order {
         Order::EstimateFirst => {
-            estimate(&mut direction, factor, &mut state.slots);
-            oracle(&mut direction);
+            estimate(&mut direction, factor);
+            oracle(&mut direction)
         }
         Order::LmoFirst => {
             direction.iter_mut().for_each(|g| *g *= factor);
-            oracle(&mut direction);
-            estimate(&mut direction, T::one(), &mut state.slots);
+            let fallbacks = oracle(&mut direction);
+            estimate(&mut direction, T::one());
+            fallbacks
         }
-    }
+    };
+    (T::wrap(direction), fallbacks)
+}
 
-    let direction = T::wrap(direction);
+fn apply_direction<T: Real>(work: Work<'_>, direction: &Storage, seed: u64) {
+    let Work { planned, group, hyper, parameter, state, .. } = work;
+    let Rule::Lmo(lmo) = group.algorithm.rule() else { return };
+    let stochastic = dither_key(group, planned, state.step, seed);
     with_row_major(parameter, |visible, visible_at| {
         for matrix in &planned.matrices {
             let range = matrix.offset..matrix.offset + matrix.rows * matrix.columns;
@@ -243,12 +260,22 @@ fn matrix_step<T: Real>(work: Work<'_>, clip: f64) -> usize {
             let buffers = Buffers {
                 visible: Some(SliceMut::of(visible, visible_at + range.start, range.len())),
                 state: state_streams(&mut state.slots, &range, full),
-                gradient: Slice::of(&direction, range.start, range.len()),
+                gradient: Slice::of(direction, range.start, range.len()),
                 previous: None,
                 out: None,
             };
             sweep(&pass, buffers, range.len());
         }
     });
-    fallbacks
+}
+
+/// What stochastic rounding is keyed by, where the group asks for it.
+fn dither_key<'a>(
+    group: &Group,
+    planned: &'a PlannedParameter,
+    step: u64,
+    seed: u64,
+) -> Option<DitherKey<'a>> {
+    let parameter = planned.spec.name.as_str();
+    (group.rounding == Rounding::Stochastic).then_some(DitherKey { parameter, step, seed })
 }

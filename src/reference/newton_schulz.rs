@@ -12,14 +12,16 @@ fn guarded(norm: Scaled, margin: f64, eps: Eps) -> Scaled {
     if value.is_nan() {
         return Scaled { value, exponent: 0 };
     }
-    // An eps is an absolute number; it plays a part only where the norm is an ordinary one.
-    let value = match (norm.exponent, eps.form) {
-        // Not f64::max, which would make 0 of a NaN.
-        (0, EpsForm::Clamp) if value < eps.value => eps.value,
-        (0, EpsForm::Add) => value + eps.value,
-        _ => value,
+    if eps.value == 0.0 || norm.exponent > 0 {
+        // Beside a norm beyond 1e140 no legal eps can be seen.
+        return Scaled { value, exponent: norm.exponent };
+    }
+    let value = value * two_to(norm.exponent);
+    let value = match eps.form {
+        EpsForm::Clamp => value.max(eps.value),
+        EpsForm::Add => value + eps.value,
     };
-    Scaled { value, exponent: norm.exponent }
+    Scaled { value, exponent: 0 }
 }
 
 /// `x / max(margin * ||x||_F, eps)` (or with eps added), for any finite `x` from the smallest subnormal to the largest
@@ -44,8 +46,10 @@ pub fn normalise<T: Real>(x: &mut [T], norm: Scaled, margin: f64, eps: Eps) {
     }
 }
 
+/// `2^exponent`, for exponents beyond -1022 through a subnormal's worth of halving.
 fn two_to(exponent: i32) -> f64 {
-    2f64.powi(exponent)
+    let ordinary = exponent.clamp(-1022, 1023);
+    2f64.powi(ordinary) * 2f64.powi((exponent - ordinary).clamp(-100, 100))
 }
 
 /// What became of one orthogonalisation.
@@ -58,14 +62,34 @@ pub enum Outcome {
     FellBack,
 }
 
-/// Replaces the matrix by its orthogonalisation `~ U V^T`.
+/// A Newton-Schulz iteration with what follows from its coefficients.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Orthogonaliser {
+    spec: NewtonSchulz,
+    schedule: Vec<[f64; 3]>,
+    sigma_bound: f64,
+}
+
+impl Orthogonaliser {
+    /// Computes the schedule and its bound once.
+    pub fn new(spec: &NewtonSchulz) -> Self {
+        Self { spec: spec.clone(), schedule: spec.schedule(), sigma_bound: spec.sigma_bound() }
+    }
+}
+
+/// Replaces the row-major matrix by its orthogonalisation `~ U V^T`.
+///
+/// # Panics
+/// When `data` does not have `rows * columns` elements.
 pub fn orthogonalise<T: Real>(
     data: &mut [T],
     rows: usize,
     columns: usize,
-    spec: &NewtonSchulz,
+    method: &Orthogonaliser,
     eps: Eps,
 ) -> Outcome {
+    assert_eq!(data.len(), rows * columns, "a {rows} x {columns} matrix");
+    let spec = &method.spec;
     let length = norm(Strided::row_major(data, rows, columns));
     normalise(data, length, spec.coefficients.input_margin(), eps);
     if length.value == 0.0 || !length.value.is_finite() {
@@ -79,11 +103,11 @@ pub fn orthogonalise<T: Real>(
     }
     let default = if T::PRECISION == crate::plan::Precision::F64 { NsDtype::F64 } else { NsDtype::Bf16 };
     let dtype = spec.dtype.unwrap_or(default);
-    let (mut out, mut outcome) = (run(&x, spec, dtype), Outcome::Ok);
-    if !within_bound(&out, spec.sigma_bound()) {
+    let (mut out, mut outcome) = (run(&x, spec, &method.schedule, dtype), Outcome::Ok);
+    if !within_bound(&out, method.sigma_bound) {
         let safe = NewtonSchulz { coefficients: Coefficients::Jordan, ..NewtonSchulz::default() };
         let wide = if dtype == NsDtype::F64 { NsDtype::F64 } else { NsDtype::F32 };
-        (out, outcome) = (run(&x, &safe, wide), Outcome::FellBack);
+        (out, outcome) = (run(&x, &safe, &safe.schedule(), wide), Outcome::FellBack);
     }
     if tall {
         out = out.transposed();
@@ -99,12 +123,11 @@ fn within_bound<T: Real>(out: &Matrix<T>, sigma_bound: f64) -> bool {
 }
 
 /// Runs the iteration in the number format asked for.
-fn run<T: Real>(x: &Matrix<T>, spec: &NewtonSchulz, dtype: NsDtype) -> Matrix<T> {
-    let schedule = spec.schedule();
+fn run<T: Real>(x: &Matrix<T>, spec: &NewtonSchulz, schedule: &[[f64; 3]], dtype: NsDtype) -> Matrix<T> {
     match dtype {
-        NsDtype::F64 => convert(&iterate(convert::<T, f64>(x), spec, &schedule, &|_: &mut [f64]| {})),
-        NsDtype::F32 => convert(&iterate(convert::<T, f32>(x), spec, &schedule, &|_: &mut [f32]| {})),
-        half => convert(&iterate(convert::<T, f32>(x), spec, &schedule, &|v: &mut [f32]| round_to(half, v))),
+        NsDtype::F64 => convert(&iterate(convert::<T, f64>(x), spec, schedule, &|_: &mut [f64]| {})),
+        NsDtype::F32 => convert(&iterate(convert::<T, f32>(x), spec, schedule, &|_: &mut [f32]| {})),
+        half => convert(&iterate(convert::<T, f32>(x), spec, schedule, &|v: &mut [f32]| round_to(half, v))),
     }
 }
 

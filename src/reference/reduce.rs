@@ -112,12 +112,12 @@ fn halve(sums: &mut [f64]) -> f64 {
     sums[0]
 }
 
-/// The square root of the sum of squares. Every finite input has a finite result: when f64 would overflow or lose
-/// digits (f64 data beyond about 1e+-140), the sum is taken again with a power of two taken out.
-pub fn norm<T: Real>(matrix: Strided<'_, T>) -> Scaled {
+/// The sum of squares, as `value * 2^(2 exponent)`. Every finite input has a finite result: when f64 would overflow or
+/// lose digits (f64 data beyond about 1e+-140), the sum is taken again with a power of two taken out.
+pub fn squares<T: Real>(matrix: Strided<'_, T>) -> Scaled {
     let plain = sum_of_squares(matrix, 1.0);
     if (1e-280..1e280).contains(&plain) || plain.is_nan() {
-        return Scaled { value: plain.sqrt(), exponent: 0 };
+        return Scaled { value: plain, exponent: 0 };
     }
     let m = matrix;
     let largest = (0..m.rows)
@@ -127,16 +127,23 @@ pub fn norm<T: Real>(matrix: Strided<'_, T>) -> Scaled {
     if largest == 0.0 || !largest.is_finite() {
         return Scaled { value: largest, exponent: 0 };
     }
-    // Two factors, because 2^-exponent alone may not be representable.
-    let exponent = exponent_of(largest);
-    let small = if exponent < -1000 { 2f64.powi(1000) } else { 2f64.powi(-exponent) };
-    let exponent = if exponent < -1000 { -1000 } else { exponent };
-    Scaled { value: sum_of_squares(matrix, small).sqrt(), exponent }
+    // 2^1000 is enough for the smallest subnormal and representable itself.
+    let exponent = exponent_of(largest).max(-1000);
+    Scaled { value: sum_of_squares(matrix, 2f64.powi(-exponent)), exponent }
 }
 
-/// Squared norm for global-norm clipping; infinite only beyond the range of f64.
-pub fn squared_norm<T: Real>(matrix: Strided<'_, T>) -> f64 {
-    sum_of_squares(matrix, 1.0)
+/// The square root of the sum of squares.
+pub fn norm<T: Real>(matrix: Strided<'_, T>) -> Scaled {
+    let Scaled { value, exponent } = squares(matrix);
+    Scaled { value: value.sqrt(), exponent }
+}
+
+/// The norm of everything whose sums of squares are given, added in order. Infinite only beyond the range of f64.
+pub fn total_norm(parts: &[Scaled]) -> f64 {
+    let exponent = parts.iter().map(|s| s.exponent).max().unwrap_or(0);
+    // Parts of unequal scale are brought to the largest; the factor is a power of two or, far below it, zero.
+    let at_scale = |s: &Scaled| s.value * 2f64.powi((2 * (s.exponent - exponent)).max(-1000));
+    parts.iter().map(at_scale).fold(0.0, |sum, s| sum + s).sqrt() * 2f64.powi(exponent)
 }
 
 /// `floor(log2 x)` for positive finite `x`.

@@ -23,12 +23,24 @@ pub struct Dither {
     buffer: u32,
 }
 
+/// What the random bits of a step depend on.
+#[derive(Debug, Clone, Copy)]
+pub struct DitherKey<'a> {
+    /// Parameter name.
+    pub parameter: &'a str,
+    /// The parameter's step, from 1.
+    pub step: u64,
+    /// The run's seed.
+    pub seed: u64,
+}
+
 impl Dither {
-    /// The stream of one buffer (0 parameter, 1 momentum, 2 variance, 3 largest variance) of a parameter at a step.
-    pub fn new(parameter: &str, step: u64, buffer: u32) -> Self {
-        let hash = Sha256::digest(parameter.as_bytes());
+    /// The stream of one buffer (0 parameter, 1 momentum, 2 variance, 3 largest variance).
+    pub fn new(key: DitherKey<'_>, buffer: u32) -> Self {
+        let hash = Sha256::digest(key.parameter.as_bytes());
         let word = |i: usize| u32::from_le_bytes([hash[i], hash[i + 1], hash[i + 2], hash[i + 3]]);
-        Self { key: [word(0), word(4)], step: step as u32, buffer }
+        let seeded = [word(0) ^ key.seed as u32, word(4) ^ (key.seed >> 32) as u32];
+        Self { key: seeded, step: key.step as u32, buffer }
     }
 
     /// The four words of elements `4 quad .. 4 quad + 3`.
@@ -84,16 +96,20 @@ mod tests {
 
     #[test]
     fn dither_is_unbiased_and_rounds_to_neighbours() {
-        let dither = Dither::new("w", 3, 0);
+        let key = DitherKey { parameter: "w", step: 3, seed: 0 };
+        let dither = Dither::new(key, 0);
         let value = 1.0 + 0.3 * 2f32.powi(-7);
         let n = 100_000;
         let up = (0..n).filter(|&i| dither.round(value, i).to_f32() > 1.0).count();
         assert!((0..n).all(|i| [1.0, 1.0 + 2f32.powi(-7)].contains(&dither.round(value, i).to_f32())));
         // Three standard deviations of a binomial with p = 0.3.
         assert!((up as f64 / n as f64 - 0.3).abs() < 3.0 * (0.21 / n as f64).sqrt(), "{up}");
-        assert_ne!(
-            (0..64).map(|i| dither.round(value, i)).collect::<Vec<_>>(),
-            (0..64).map(|i| Dither::new("w", 4, 0).round(value, i)).collect::<Vec<_>>()
-        );
+        let draw = |dither: Dither| (0..64).map(|i| dither.round(value, i)).collect::<Vec<_>>();
+        for other in
+            [DitherKey { step: 4, ..key }, DitherKey { seed: 1, ..key }, DitherKey { parameter: "v", ..key }]
+        {
+            assert_ne!(draw(dither), draw(Dither::new(other, 0)));
+        }
+        assert_ne!(draw(dither), draw(Dither::new(key, 1)));
     }
 }

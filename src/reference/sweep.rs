@@ -5,7 +5,7 @@
 use rayon::prelude::*;
 
 use super::real::Real;
-use super::rounding::Dither;
+use super::rounding::{Dither, DitherKey};
 use super::rules::{self, AdamWStep, Apply};
 use super::streams::{Slice, SliceMut};
 use crate::algorithm::{Estimator, Rule, Slot};
@@ -45,8 +45,8 @@ pub struct Pass<'a, T> {
     pub op: Op<'a, T>,
     /// Factor on gradients: clipping, and -1 for ascent.
     pub factor: T,
-    /// Parameter name and step, when bf16 stores are rounded stochastically.
-    pub stochastic: Option<(&'a str, u64)>,
+    /// When bf16 stores are rounded stochastically.
+    pub stochastic: Option<DitherKey<'a>>,
     /// Position of the first element in its parameter.
     pub index: usize,
 }
@@ -88,9 +88,8 @@ fn run_task<T: Real>(pass: &Pass<'_, T>, mut b: Buffers<'_, T>, index: usize, le
     let zero = [T::zero(); BLOCK];
     let mut w =
         Block { x: zero, y: zero, g: zero, previous: zero, momentum: zero, variance: zero, largest: zero };
-    let dithers: Option<[Dither; 4]> = pass
-        .stochastic
-        .map(|(name, step)| std::array::from_fn(|buffer| Dither::new(name, step, buffer as u32)));
+    let dithers: Option<[Dither; 4]> =
+        pass.stochastic.map(|key| std::array::from_fn(|buffer| Dither::new(key, buffer as u32)));
     let dither = |buffer: usize| dithers.as_ref().map(|d| &d[buffer]);
     // The iterate: the extrapolated methods' point, else the master copy, else the parameter itself.
     let full = b.state.iter().position(|(slot, _)| matches!(slot, Slot::Point | Slot::Master));

@@ -3,7 +3,7 @@
 use nalgebra::{DMatrix, DVector};
 use orthant::algorithm::newton_schulz::compose;
 use orthant::algorithm::{Coefficients, Eps, EpsForm, NewtonSchulz, NsDtype, NsMethod};
-use orthant::reference::newton_schulz::{Outcome, orthogonalise};
+use orthant::reference::newton_schulz::{Orthogonaliser, Outcome, orthogonalise};
 use orthant::reference::real::Real;
 
 use crate::common::{Random, from_row_major, relative, row_major, sigma_max, spectra, svd};
@@ -35,7 +35,7 @@ fn run(x: &[f64], rows: usize, columns: usize, spec: &NewtonSchulz) -> Vec<f64> 
 
 fn run_in<T: Real>(x: &[T], rows: usize, columns: usize, spec: &NewtonSchulz) -> (Vec<T>, Outcome) {
     let mut out = x.to_vec();
-    let outcome = orthogonalise(&mut out, rows, columns, spec, EXACT);
+    let outcome = orthogonalise(&mut out, rows, columns, &Orthogonaliser::new(spec), EXACT);
     (out, outcome)
 }
 
