@@ -176,3 +176,36 @@ fn other_format_versions_and_edited_schemas_are_refused() {
     });
     assert!(nan.expect_err("NaN").contains("`a.momentum` holds NaN"));
 }
+
+#[test]
+fn damage_and_misfits_are_listed_together() {
+    let vector: &[usize] = &[4];
+    let of = |names: &[&'static str]| -> orthant::Optimizer {
+        let parameters: Vec<_> =
+            names.iter().map(|name| (*name, named(name, signum()), Dtype::F32, vector)).collect();
+        optimizer(&parameters, NonFinite::Error)
+    };
+    let dir = scratch();
+    let path = dir.path().join("state");
+    of(&["a", "junk"]).save(&path).expect("it saves");
+    let mut bytes = fs::read(&path).expect("it was written");
+    // The schema forgets `junk`, but its tensors and digests stay.
+    replace(&mut bytes, r#"\"junk\":{"#, r#"\"jump\":{"#);
+    seal(&mut bytes);
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).expect("a header");
+    let at = header + metadata.info("a.momentum").expect("an entry").data_offsets.0;
+    bytes[at] ^= 1;
+    fs::write(&path, bytes).expect("written");
+    let Err(Error::File { problems, .. }) = of(&["a", "b"]).load(&path) else { panic!("it was loaded") };
+    for expected in [
+        "entry `a.momentum` is damaged",
+        "parameter `b` is missing",
+        "parameter `jump` is not registered here",
+        "entry `junk.momentum` has no place",
+        "entry `junk.step` has no place",
+    ] {
+        assert!(problems.iter().any(|p| p.contains(expected)), "`{expected}` is not among {problems:#?}");
+    }
+    assert_eq!(problems.len(), 5, "{problems:#?}");
+}
