@@ -1,0 +1,448 @@
+//! The race checker's shadow: who touched which byte last.
+//!
+//! The unit is a 32-byte sector. What one warp instruction does to a sector is one [`Stamp`]: the warp and its time,
+//! the bytes, and which lane touched which byte, as `lane = lane0 + (byte >> shift)` (coalesced and power-of-two strided
+//! accesses) or as a set of lanes that touched every byte (single threads, broadcasts). So a coalesced access costs
+//! one comparison a sector, and yet everything is exact to the byte and the lane.
+//!
+//! Weak writes exclude each other, hence one stamp a byte. Reads, and strong accesses (which do not race with each
+//! other), accumulate until an access that is ordered after them and conflicts with everything they conflict with
+//! takes their place; that is FastTrack's adaptive read set, extended to atomics. Nothing else is ever dropped, so a
+//! later unordered access is always reported, whichever of the earlier ones it is unordered with.
+
+use std::collections::BTreeMap;
+
+use super::clock::{View, agent_of};
+use super::counters::lanes;
+use super::fault::Action;
+
+/// Bytes of a shadow cell.
+pub(super) const SECTOR: usize = 32;
+/// `Stamp::shift` of the form that lists its lanes.
+const LISTED: u8 = 5;
+/// Stamps beyond which a set is kept by warp.
+const FEW: usize = 12;
+/// A sector's list of one warp's stamps is rewritten by lanes when it grows past this.
+const LONG: usize = 48;
+
+pub(super) const WRITE: u8 = 1;
+pub(super) const READ: u8 = 2;
+pub(super) const STRONG: u8 = 4;
+/// Strong with a scope beyond the block.
+pub(super) const WIDE: u8 = 8;
+/// A load through the non-coherent path.
+pub(super) const NONCOHERENT: u8 = 16;
+
+/// The mask of `width` bytes from `offset` in a sector.
+pub(super) fn bytes_at(offset: u32, width: u32) -> u32 {
+    (((1u64 << width) - 1) << offset) as u32
+}
+
+/// The accesses of one warp instruction to one sector.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stamp {
+    pub(super) epoch: u64,
+    /// Bytes touched; 0: no stamp.
+    pub(super) bytes: u32,
+    /// The lanes, if `shift` is `LISTED`.
+    lanes: u32,
+    pub(super) source: u32,
+    shift: u8,
+    lane0: i8,
+    pub(super) flags: u8,
+}
+
+impl Stamp {
+    /// `lane` touched `bytes`.
+    pub(super) fn single(epoch: u64, source: u32, flags: u8, lane: usize, bytes: u32) -> Self {
+        Self { epoch, bytes, lanes: 1 << lane, source, shift: LISTED, lane0: 0, flags }
+    }
+
+    /// Lanes of `1 << shift` bytes each touched `bytes`, the sector's byte 0 belonging to lane `lane0`.
+    pub(super) fn run(epoch: u64, source: u32, flags: u8, lane0: i32, shift: u8, bytes: u32) -> Self {
+        Self { epoch, bytes, lanes: 0, source, shift, lane0: lane0 as i8, flags }
+    }
+
+    pub(super) fn action(&self) -> Action {
+        match self.flags & (READ | WRITE) {
+            WRITE => Action::Store,
+            READ => Action::Load,
+            _ => Action::Atomic,
+        }
+    }
+
+    /// The lanes that touched `byte`, given that it was touched.
+    fn lanes_at(&self, byte: u32) -> u32 {
+        if self.shift == LISTED {
+            self.lanes
+        } else {
+            1u32.checked_shl((i32::from(self.lane0) + (byte >> self.shift) as i32) as u32).unwrap_or(0)
+        }
+    }
+
+    /// Adds the next lane of the same instruction, if the result is still one stamp. `offset` and `width` give the
+    /// lane's bytes in the sector.
+    pub(super) fn extend(&mut self, lane: usize, offset: u32, width: u32) -> bool {
+        let bytes = bytes_at(offset, width);
+        if self.shift == LISTED {
+            if bytes == self.bytes {
+                // Two lanes that store to the same bytes race with each other: two stamps.
+                if self.flags & (WRITE | STRONG) == WRITE {
+                    return false;
+                }
+                self.lanes |= 1 << lane;
+                return true;
+            }
+            if !self.lanes.is_power_of_two() {
+                return false;
+            }
+            let first = self.lanes.trailing_zeros();
+            let start = self.bytes.trailing_zeros();
+            let (Some(gap), true) = (offset.checked_sub(start), lane as u32 > first) else { return false };
+            let stride = gap / (lane as u32 - first);
+            let alone = self.bytes.count_ones() == width;
+            if !stride.is_power_of_two() || stride < width || stride > 16 || !alone {
+                return false;
+            }
+            let shift = stride.trailing_zeros();
+            let lane0 = first as i32 - (start >> shift) as i32;
+            let whole = (start & (stride - 1)) + width <= stride;
+            if !whole
+                || lane0 + (offset >> shift) as i32 != lane as i32
+                || offset & (stride - 1) != start & (stride - 1)
+            {
+                return false;
+            }
+            (self.shift, self.lane0, self.lanes) = (shift as u8, lane0 as i8, 0);
+        } else {
+            let shift = u32::from(self.shift);
+            let fits = (offset & ((1 << shift) - 1)) + width <= 1 << shift;
+            if !fits || i32::from(self.lane0) + (offset >> shift) as i32 != lane as i32 {
+                return false;
+            }
+        }
+        self.bytes |= bytes;
+        true
+    }
+
+    fn same_pattern(&self, other: &Stamp) -> bool {
+        self.shift == other.shift && self.lane0 == other.lane0 && self.lanes == other.lanes
+    }
+
+    /// Takes in `new`, an access of the same kind, if one stamp can say both exactly.
+    fn merge(&mut self, new: &Stamp) -> bool {
+        if self.epoch != new.epoch || self.source != new.source || self.flags != new.flags {
+            return false;
+        }
+        if self.same_pattern(new) {
+            self.bytes |= new.bytes;
+            return true;
+        }
+        if self.shift == LISTED && new.shift == LISTED && self.bytes == new.bytes {
+            self.lanes |= new.lanes;
+            return true;
+        }
+        false
+    }
+
+    /// Whether whatever is ordered after `new` is, on the bytes they share, ordered after `self` too. May say no.
+    fn precedes(&self, new: &Stamp, view: &View<'_>) -> bool {
+        if view.ancient(self.epoch) {
+            return true;
+        }
+        let same_threads = agent_of(self.epoch) == view.agent
+            && (self.same_pattern(new)
+                || (self.shift == LISTED && new.shift == LISTED && self.lanes & !new.lanes == 0));
+        same_threads || view.common_knows(self.epoch)
+    }
+}
+
+/// Two accesses that nothing orders.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Conflict {
+    /// The lane at fault.
+    pub(super) lane: usize,
+    /// The earlier access.
+    pub(super) other: Stamp,
+    pub(super) other_lane: usize,
+}
+
+/// The first pair of threads, by byte and lane, that share a byte and are unordered.
+fn unordered(old: &Stamp, new: &Stamp, view: &View<'_>) -> Option<Conflict> {
+    let mut overlap = old.bytes & new.bytes;
+    if overlap == 0 || view.ancient(old.epoch) {
+        return None;
+    }
+    let affine = old.shift < LISTED || old.lanes.is_power_of_two();
+    if (affine && agent_of(old.epoch) == view.agent && old.same_pattern(new)) || view.common_knows(old.epoch)
+    {
+        return None;
+    }
+    let listed = old.shift == LISTED && new.shift == LISTED;
+    while overlap != 0 {
+        let byte = overlap.trailing_zeros();
+        overlap &= overlap - 1;
+        for lane in lanes(new.lanes_at(byte)) {
+            for other_lane in lanes(old.lanes_at(byte)) {
+                if !view.knows(lane, old.epoch, other_lane) {
+                    return Some(Conflict { lane, other: *old, other_lane });
+                }
+            }
+        }
+        if listed {
+            break;
+        }
+    }
+    None
+}
+
+/// Whether two strong accesses do not race: each one's scope includes the other's thread.
+fn morally_strong(old: &Stamp, new: &Stamp, view: &View<'_>) -> bool {
+    view.same_block(old.epoch) || old.flags & new.flags & WIDE != 0
+}
+
+/// Any number of stamps, which may share bytes: a list while they are few, then by warp. Ordered, so that reports are
+/// deterministic.
+#[derive(Debug, Default)]
+struct StampSet {
+    few: Vec<Stamp>,
+    many: BTreeMap<u64, Vec<Stamp>>,
+}
+
+impl StampSet {
+    fn iter(&self) -> impl Iterator<Item = &Stamp> {
+        self.few.iter().chain(self.many.values().flatten())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.few.is_empty() && self.many.is_empty()
+    }
+
+    fn clear(&mut self, bytes: u32) {
+        clear_list(&mut self.few, bytes);
+        self.many.retain(|_, list| {
+            clear_list(list, bytes);
+            !list.is_empty()
+        });
+    }
+
+    fn insert(&mut self, new: &Stamp, view: &View<'_>) {
+        if self.many.is_empty() {
+            absorb(&mut self.few, new, view);
+            if self.few.len() > FEW {
+                for stamp in self.few.drain(..) {
+                    self.many.entry(agent_of(stamp.epoch)).or_default().push(stamp);
+                }
+            }
+        } else {
+            absorb(self.many.entry(view.agent).or_default(), new, view);
+        }
+    }
+}
+
+/// What does not fit the two stamps that a sector holds itself.
+#[derive(Debug, Default)]
+struct More {
+    writes: Vec<Stamp>,
+    reads: StampSet,
+    strong: StampSet,
+    /// Whether some strong access has block scope.
+    narrow: bool,
+    /// The newest warp that has a stamp here.
+    newest: u64,
+}
+
+/// The shadow of 32 bytes.
+#[derive(Debug, Default)]
+pub(super) struct Sector {
+    write: Stamp,
+    read: Stamp,
+    more: Option<Box<More>>,
+}
+
+impl Sector {
+    /// Checks an access against all earlier ones and records it.
+    pub(super) fn touch(&mut self, new: &Stamp, view: &View<'_>) -> Result<(), Conflict> {
+        if let Some(more) = &self.more
+            && more.newest < view.launch.floor
+        {
+            self.more = None;
+        }
+        if new.flags & STRONG != 0 {
+            self.strong(new, view)
+        } else if new.flags & WRITE != 0 {
+            self.write(new, view)
+        } else {
+            self.read(new, view)
+        }
+    }
+
+    /// A weak write conflicts with everything, and takes its place.
+    fn write(&mut self, new: &Stamp, view: &View<'_>) -> Result<(), Conflict> {
+        check([&self.write, &self.read], new, view)?;
+        if let Some(more) = &self.more {
+            check(&more.writes, new, view)?;
+            check(more.reads.iter(), new, view)?;
+            check(more.strong.iter(), new, view)?;
+        }
+        self.read.bytes &= !new.bytes;
+        if let Some(more) = &mut self.more {
+            clear_list(&mut more.writes, new.bytes);
+            more.reads.clear(new.bytes);
+            more.strong.clear(new.bytes);
+            if more.writes.is_empty() && more.reads.is_empty() && more.strong.is_empty() {
+                self.more = None;
+            }
+        }
+        if self.write.bytes & !new.bytes == 0 {
+            self.write = *new;
+        } else if !self.write.merge(new) {
+            self.write.bytes &= !new.bytes;
+            // Stamps of earlier launches say nothing any more.
+            if view.ancient(self.write.epoch) {
+                self.write = *new;
+                return Ok(());
+            }
+            let more = self.more.get_or_insert_default();
+            more.newest = more.newest.max(view.agent);
+            if !more.writes.iter_mut().any(|old| old.merge(new)) {
+                more.writes.push(*new);
+            }
+        }
+        Ok(())
+    }
+
+    /// A weak read conflicts with writes.
+    fn read(&mut self, new: &Stamp, view: &View<'_>) -> Result<(), Conflict> {
+        check([&self.write], new, view)?;
+        if let Some(more) = &self.more {
+            check(&more.writes, new, view)?;
+            check(more.strong.iter().filter(|old| old.flags & WRITE != 0), new, view)?;
+        }
+        let old = &mut self.read;
+        let replaced = old.bytes & !new.bytes == 0 && (old.bytes == 0 || old.precedes(new, view));
+        if replaced || view.ancient(old.epoch) {
+            *old = *new;
+        } else if !old.merge(new) {
+            if old.bytes & new.bytes != 0 && old.precedes(new, view) {
+                old.bytes &= !new.bytes;
+            }
+            let more = self.more.get_or_insert_default();
+            more.newest = more.newest.max(view.agent);
+            more.reads.insert(new, view);
+        }
+        Ok(())
+    }
+
+    /// A strong access conflicts with weak ones, and with strong ones whose scope is too narrow. It takes the place of
+    /// none but its own thread's: a later strong access may be unordered with an earlier weak one.
+    fn strong(&mut self, new: &Stamp, view: &View<'_>) -> Result<(), Conflict> {
+        let writes = new.flags & WRITE != 0;
+        check([&self.write], new, view)?;
+        if writes {
+            check([&self.read], new, view)?;
+        }
+        let more = self.more.get_or_insert_default();
+        check(&more.writes, new, view)?;
+        if writes {
+            check(more.reads.iter(), new, view)?;
+        }
+        if new.flags & WIDE == 0 || more.narrow {
+            let rivals = more.strong.iter();
+            let rivals =
+                rivals.filter(|old| (old.flags | new.flags) & WRITE != 0 && !morally_strong(old, new, view));
+            check(rivals, new, view)?;
+        }
+        more.narrow |= new.flags & WIDE == 0;
+        more.newest = more.newest.max(view.agent);
+        more.strong.insert(new, view);
+        Ok(())
+    }
+
+    /// The first write by the running launch to bytes that a non-coherent load reads.
+    pub(super) fn written_in_launch(&self, bytes: u32, view: &View<'_>) -> Option<Stamp> {
+        let recent = |old: &&Stamp| {
+            old.bytes & bytes != 0 && old.flags & WRITE != 0 && agent_of(old.epoch) >= view.launch.base
+        };
+        let mut inline = [&self.write].into_iter();
+        let mut more = self.more.iter().flat_map(|more| more.writes.iter().chain(more.strong.iter()));
+        inline.find(recent).or_else(|| more.find(recent)).copied()
+    }
+
+    /// Forgets what happened to `bytes`: the host has taken over.
+    pub(super) fn forget(&mut self, bytes: u32) {
+        self.write.bytes &= !bytes;
+        self.read.bytes &= !bytes;
+        if let Some(more) = &mut self.more {
+            clear_list(&mut more.writes, bytes);
+            more.reads.clear(bytes);
+            more.strong.clear(bytes);
+        }
+    }
+}
+
+impl Stamp {
+    /// A lane that touched one of `bytes`.
+    pub(super) fn some_lane(&self, bytes: u32) -> usize {
+        lanes(self.lanes_at((self.bytes & bytes).trailing_zeros().min(31))).next().unwrap_or(0)
+    }
+}
+
+fn check<'a>(old: impl IntoIterator<Item = &'a Stamp>, new: &Stamp, view: &View<'_>) -> Result<(), Conflict> {
+    for old in old {
+        if let Some(conflict) = unordered(old, new, view) {
+            return Err(conflict);
+        }
+    }
+    Ok(())
+}
+
+fn clear_list(list: &mut Vec<Stamp>, bytes: u32) {
+    list.retain_mut(|old| {
+        old.bytes &= !bytes;
+        old.bytes != 0
+    });
+}
+
+/// Adds a stamp to a list; stamps of the same kind that it makes redundant go.
+fn absorb(list: &mut Vec<Stamp>, new: &Stamp, view: &View<'_>) {
+    if list.iter_mut().any(|old| old.merge(new)) {
+        return;
+    }
+    list.retain_mut(|old| {
+        // A strong access of another block may conflict with what this one's scope exempts.
+        let stands_for = old.flags == new.flags && (new.flags & STRONG == 0 || view.same_block(old.epoch));
+        if old.bytes & new.bytes != 0 && stands_for && old.precedes(new, view) {
+            old.bytes &= !new.bytes;
+        }
+        old.bytes != 0
+    });
+    list.push(*new);
+    if list.len() > LONG {
+        relist(list, new);
+    }
+}
+
+/// Rewrites the stamps of `new`'s epoch and kind as one stamp for each distinct set of lanes, at most 32.
+fn relist(list: &mut Vec<Stamp>, new: &Stamp) {
+    let mut by_byte = [0u32; SECTOR];
+    list.retain(|old| {
+        if old.epoch != new.epoch || old.flags != new.flags {
+            return true;
+        }
+        lanes(old.bytes).for_each(|byte| by_byte[byte] |= old.lanes_at(byte as u32));
+        false
+    });
+    let mut by_lanes = BTreeMap::<u32, u32>::new();
+    for (byte, &set) in by_byte.iter().enumerate().filter(|(_, set)| **set != 0) {
+        *by_lanes.entry(set).or_default() |= 1 << byte;
+    }
+    // The source position of the newest stands for all.
+    list.extend(by_lanes.into_iter().map(|(lanes, bytes)| Stamp {
+        bytes,
+        lanes,
+        shift: LISTED,
+        lane0: 0,
+        ..*new
+    }));
+}

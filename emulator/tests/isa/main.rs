@@ -1,0 +1,13 @@
+//! Every register-only instruction against the PTX ISA's definition or an independent computation.
+
+mod approx;
+mod bits;
+mod compare;
+mod convert;
+mod exact;
+mod float;
+mod half;
+mod harness;
+mod integer;
+mod moves;
+mod refused;
