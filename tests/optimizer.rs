@@ -1,4 +1,4 @@
-//! Tests of `src/optimizer.rs`: what a step does to dtypes, views, batches, splits, masters and missing gradients.
+//! Tests of `src/optimizer`: what a step does to dtypes, views, batches, splits, masters and missing gradients.
 
 use half::{bf16, f16};
 use orthant::algorithm::{Estimator, Norm, NsDtype, Scale, Slot};
