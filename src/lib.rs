@@ -48,3 +48,8 @@ pub use group::{Group, Master, Rounding, Splits, StateDtype};
 pub use optimizer::{Builder, NonFinite, Optimizer, Parameter, StepOptions, StepReport};
 pub use plan::{ParameterSpec, Plan, Precision};
 pub use tensor::{Dtype, Element, Storage, Tensor};
+
+/// The README's example is compiled with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
