@@ -378,7 +378,7 @@ fn all_fixtures_load() {
     for file in std::fs::read_dir(folder).unwrap() {
         let name = file.unwrap().file_name().into_string().unwrap();
         let later = name.starts_with("mma") || name.starts_with("hopper");
-        if !name.ends_with(".ptx") || later || name.starts_with("arith") {
+        if !name.ends_with(".ptx") || later {
             continue;
         }
         let card = if name.contains("sm_90a") { Card::sm_90a() } else { Card::sm_80() };
