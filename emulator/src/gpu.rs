@@ -31,8 +31,11 @@
 
 use crate::exec::env::Env;
 use crate::exec::image::{Image, load};
-use crate::exec::{Card, Counters, Fault, LoadError, MAX_BLOCK, MAX_GRID, MAX_THREADS, Place, launch};
-use crate::memory::{After, AllocateError, AllocationInfo, Checks, DeviceMemory, HostError, MemoryConfig};
+use crate::exec::program::Kernel;
+use crate::exec::{Bad, Card, Counters, Fault, LoadError, Place, launch};
+use crate::memory::{
+    After, AllocateError, AllocationInfo, Checks, DeviceMemory, HostError, Launch, MemoryConfig,
+};
 use crate::ptx;
 use std::fmt;
 
@@ -261,24 +264,8 @@ impl Gpu {
         let kernel =
             image.kernels.get(kernel).ok_or_else(|| Error::NotFound(format!("no kernel {kernel}")))?;
         let refuse = |what: String| Err(Error::Launch(format!("{}: {what}", kernel.name)));
-        for (what, size, most) in [("grid", grid, MAX_GRID), ("block", block, MAX_BLOCK)] {
-            if (0..3).any(|axis| size[axis] == 0 || size[axis] > most[axis]) {
-                return refuse(format!("{what} {size:?}: every size is from 1 to {most:?}"));
-            }
-        }
-        let threads: u32 = block.iter().product();
-        if threads > MAX_THREADS {
-            return refuse(format!("{threads} threads in a block, at most {MAX_THREADS}"));
-        }
-        if let Some(most) = kernel.bounds.maxntid
-            && threads > most.iter().map(|&n| n.max(1)).product()
-        {
-            return refuse(format!("{threads} threads in a block, the kernel is built for {most:?}"));
-        }
-        if let Some(exactly) = kernel.bounds.reqntid
-            && block != exactly.map(|n| n.max(1))
-        {
-            return refuse(format!("block {block:?}, the kernel is built for exactly {exactly:?}"));
+        if let Err(Bad::Shape(what) | Bad::Resources(what)) = kernel.check_shape(&self.card, grid, block) {
+            return refuse(what);
         }
         let shared = kernel.static_shared as u64 + u64::from(dynamic_shared);
         if shared > self.card.shared_per_block_optin.into() {
@@ -299,28 +286,60 @@ impl Gpu {
             slot.copy_from_slice(&bytes);
         }
         let blocks = grid.iter().map(|&n| u64::from(n)).product();
-        let env = Env {
-            kernel,
+        let start = Start {
             card: &self.card,
-            places: &self.places,
             memory: &self.memory,
-            checks: self.options.checks,
-            constants: &image.constants,
-            launch: self.memory.begin_launch(blocks, threads, After::Everything),
-            params,
+            places: &self.places,
+            image,
+            options: &self.options,
+            launch: self.memory.begin_launch(blocks, block.iter().product(), After::Everything),
             grid,
             block,
             dynamic_shared,
-            seed: self.options.seed,
-            patience: PATIENCE,
-            warp_limit: self.options.warp_limit,
-            stack_bytes: self.options.stack_bytes,
-            call_depth: self.options.call_depth,
         };
-        let threads = match self.options.threads {
+        Ok(start.run(kernel, params)?)
+    }
+}
+
+/// A launch, checked and ready to run.
+pub(crate) struct Start<'a> {
+    pub card: &'a Card,
+    pub memory: &'a DeviceMemory,
+    pub places: &'a [Place],
+    pub image: &'a Image,
+    pub options: &'a Options,
+    pub launch: Launch,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub dynamic_shared: u32,
+}
+
+impl Start<'_> {
+    /// Runs the kernel, one of the image's, to its end.
+    pub fn run(self, kernel: &Kernel, params: Vec<u8>) -> Result<Counters, Box<Fault>> {
+        let options = self.options;
+        let env = Env {
+            kernel,
+            card: self.card,
+            places: self.places,
+            memory: self.memory,
+            checks: options.checks,
+            constants: &self.image.constants,
+            launch: self.launch,
+            params,
+            grid: self.grid,
+            block: self.block,
+            dynamic_shared: self.dynamic_shared,
+            seed: options.seed,
+            patience: PATIENCE,
+            warp_limit: options.warp_limit,
+            stack_bytes: options.stack_bytes,
+            call_depth: options.call_depth,
+        };
+        let threads = match options.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        Ok(launch::run(&env, threads)?)
+        launch::run(&env, threads)
     }
 }

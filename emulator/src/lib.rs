@@ -4,8 +4,10 @@
 //! [`ptx`] reads the text, [`isa`] computes on registers, [`memory`] holds bytes and watches who touches them, [`exec`]
 //! runs warps and blocks, and [`gpu`] is how to use all that from Rust.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+#[cfg(feature = "driver")]
+pub mod driver;
 pub mod exec;
 pub mod gpu;
 pub mod isa;

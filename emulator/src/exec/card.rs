@@ -1,5 +1,6 @@
 //! The cards that can be played.
 
+use super::program::Kernel;
 use serde::Serialize;
 
 /// What a card has. The figures are those of the programming guide's table of compute capabilities.
@@ -78,10 +79,50 @@ impl Card {
     }
 
     /// Blocks of `threads` threads and `shared` bytes of shared memory that are resident at once on the whole card.
-    pub fn resident_blocks(&self, threads: u32, shared: u32) -> u64 {
+    pub fn resident_blocks(&self, threads: u32, shared: u32, _registers: u32) -> u64 {
         let by_threads = self.threads_per_sm / threads.next_multiple_of(32).max(32);
         let by_shared = self.shared_per_sm / (shared + self.shared_reserved).max(1);
         u64::from(by_threads.min(by_shared).min(self.blocks_per_sm)) * u64::from(self.sms)
+    }
+}
+
+/// Why a launch's shape is refused.
+pub(crate) enum Bad {
+    /// No launch of any kernel may have it.
+    Shape(String),
+    /// This kernel cannot have it.
+    Resources(String),
+}
+
+impl Kernel {
+    /// Checks grid and block against the card and against what the kernel was built for.
+    pub fn check_shape(&self, card: &Card, grid: [u32; 3], block: [u32; 3]) -> Result<(), Bad> {
+        for (what, size, most) in [("grid", grid, MAX_GRID), ("block", block, MAX_BLOCK)] {
+            if (0..3).any(|axis| size[axis] == 0 || size[axis] > most[axis]) {
+                return Err(Bad::Shape(format!("{what} {size:?}: every size is from 1 to {most:?}")));
+            }
+        }
+        let threads: u64 = block.iter().map(|&n| u64::from(n)).product();
+        if threads > MAX_THREADS.into() {
+            return Err(Bad::Shape(format!("{threads} threads in a block, at most {MAX_THREADS}")));
+        }
+        if let Some(most) = self.bounds.maxntid
+            && threads > most.iter().map(|&n| u64::from(n.max(1))).product()
+        {
+            let text = format!("{threads} threads in a block, the kernel is built for {most:?}");
+            return Err(Bad::Resources(text));
+        }
+        if let Some(exactly) = self.bounds.reqntid
+            && block != exactly.map(|n| n.max(1))
+        {
+            return Err(Bad::Shape(format!("block {block:?}, the kernel is built for exactly {exactly:?}")));
+        }
+        let registers = threads.next_multiple_of(32) * u64::from(self.registers);
+        if registers > card.registers_per_sm.into() {
+            let text = format!("{registers} registers in a block, the card has {}", card.registers_per_sm);
+            return Err(Bad::Resources(text));
+        }
+        Ok(())
     }
 }
 

@@ -117,6 +117,26 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Adds those of another launch.
+    pub fn add(&mut self, other: &Counters) {
+        for (class, issued) in &other.instructions {
+            let sum = self.instructions.entry(class).or_default();
+            sum.warp += issued.warp;
+            sum.lane += issued.lane;
+        }
+        self.global_loads.add(&other.global_loads);
+        self.global_stores.add(&other.global_stores);
+        self.shared.load_bytes += other.shared.load_bytes;
+        self.shared.store_bytes += other.shared.store_bytes;
+        self.shared.bank_conflicts += other.shared.bank_conflicts;
+        self.global_atomics += other.global_atomics;
+        self.shared_atomics += other.shared_atomics;
+        self.barriers += other.barriers;
+        self.divergences += other.divergences;
+        self.blocks += other.blocks;
+        self.warps += other.warps;
+    }
+
     /// All instructions.
     pub fn total(&self) -> Issued {
         self.instructions

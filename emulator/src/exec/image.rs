@@ -20,6 +20,8 @@ pub(crate) struct Image {
     pub constants: Vec<Range<u64>>,
     /// Allocations that go with the module.
     pub owned: Vec<u64>,
+    /// PTX version of the text.
+    pub version: (u32, u32),
 }
 
 /// Loads a module: its variables into `memory`, its positions behind those that `places` has.
@@ -29,6 +31,7 @@ pub(crate) fn load(module: &Module, memory: &DeviceMemory, places: &mut Places) 
         globals: BTreeMap::new(),
         constants: Vec::new(),
         owned: Vec::new(),
+        version: module.version,
     };
     let done = fill(module, memory, places, &mut image);
     if done.is_err() {
@@ -261,6 +264,7 @@ fn kernel(
         static_shared,
         communicates,
         recursive: recursive || indirect,
+        registers: 32,
     })
 }
 

@@ -34,8 +34,9 @@ mod spaces;
 mod special;
 mod warp;
 
+pub(crate) use block::Random;
 pub use card::Card;
-pub(crate) use card::{MAX_BLOCK, MAX_GRID, MAX_THREADS};
+pub(crate) use card::{Bad, MAX_THREADS};
 pub use counters::{Class, Counters, Issued, SharedTraffic, Traffic};
 pub use fault::{Fault, FaultKind, Other, Place, ThreadId};
 pub use lower::LoadError;

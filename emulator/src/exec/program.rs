@@ -134,6 +134,7 @@ pub(crate) struct Kernel {
     pub communicates: bool,
     /// Whether a function may be entered while it is active.
     pub recursive: bool,
+    pub registers: u32,
 }
 
 impl Kernel {

@@ -1,0 +1,186 @@
+//! Streams and their capture.
+
+use crate::driver::abi::{capture_status, stream_flag};
+use crate::driver::raw::Out;
+use crate::driver::work::Work;
+use crate::driver::{Answer, CAPTURE_MODE, Call, Refusal, codes};
+use std::ffi::{c_int, c_uint};
+
+api! {
+    fn cuStreamCreate(stream: Out<u64>, flags: c_uint) Context |call| {
+        create(call, stream, flags, 0)
+    }
+
+    fn cuStreamCreateWithPriority(stream: Out<u64>, flags: c_uint, priority: c_int) Context |call| {
+        create(call, stream, flags, priority.clamp(-5, 0))
+    }
+
+    fn cuStreamDestroy_v2(stream: u64) Init |call| {
+        let found = call.streams.get(stream).filter(|s| !s.built_in).ok_or(Refusal::from(codes::INVALID_HANDLE))?;
+        let (context, capture) = (found.context, found.capture.as_ref().map(|(id, _)| *id));
+        if let Some(id) = capture {
+            call.drop_capture(id);
+        }
+        // Its work goes on without it, and the legacy stream's next still comes after it.
+        let removed = call.streams.remove(stream);
+        if let Some((tail, flags)) = removed.and_then(|s| Some((s.tail?, s.flags)))
+            && flags & stream_flag::NON_BLOCKING == 0
+        {
+            let legacy = call.context(context)?.legacy;
+            let mut waits = call.predecessors(legacy)?;
+            waits.push(tail);
+            let record = call.add(context, Work::Nothing, waits)?;
+            if let Some(legacy) = call.streams.get_mut(legacy) {
+                legacy.tail = Some(record);
+            }
+            call.drift();
+        }
+        call.finish(context)
+    }
+
+    fn cuStreamSynchronize(stream: u64) Context |call| {
+        let stream = call.stream(stream)?;
+        call.not_captured(stream)?;
+        call.capture_allows()?;
+        call.wait_for_stream(stream)?;
+        let context = call.streams.get(stream).map_or(0, |s| s.context);
+        call.finish(context)
+    }
+
+    fn cuStreamQuery(stream: u64) Context |call| {
+        let stream = call.stream(stream)?;
+        call.not_captured(stream)?;
+        let done = call.predecessors(stream)?.iter().fold(true, |done, record| call.ask(record) && done);
+        let context = call.streams.get(stream).map_or(0, |s| s.context);
+        call.finish(context)?;
+        if done { Ok(()) } else { Err(codes::NOT_READY.into()) }
+    }
+
+    fn cuStreamWaitEvent(stream: u64, event: u64, flags: c_uint) Context |call| {
+        let stream = call.stream(stream)?;
+        if flags > 1 {
+            return Err(codes::INVALID_VALUE.into());
+        }
+        call.wait_event(stream, event, flags == 1)
+    }
+
+    fn cuStreamGetFlags(stream: u64, flags: Out<c_uint>) Context |call| {
+        let stream = call.stream(stream)?;
+        flags.set(call.streams.get(stream).map_or(0, |s| s.flags))
+    }
+
+    fn cuStreamGetPriority(stream: u64, priority: Out<c_int>) Context |call| {
+        let stream = call.stream(stream)?;
+        priority.set(call.streams.get(stream).map_or(0, |s| s.priority))
+    }
+
+    fn cuStreamGetId(stream: u64, id: Out<u64>) Context |call| {
+        id.set(call.stream(stream)? & 0xffff_ffff)
+    }
+
+    fn cuStreamGetCtx(stream: u64, context: Out<u64>) Context |call| {
+        let stream = call.stream(stream)?;
+        context.set(call.streams.get(stream).map_or(0, |s| s.context))
+    }
+
+    fn cuStreamGetDevice(stream: u64, device: Out<c_int>) Context |call| {
+        let stream = call.stream(stream)?;
+        let context = call.streams.get(stream).map_or(0, |s| s.context);
+        device.set(call.context(context)?.device as c_int)
+    }
+
+    fn cuStreamBeginCapture(stream: u64) Context |call| {
+        let (stream, thread) = (call.stream(stream)?, call.thread);
+        call.begin_capture(stream, crate::driver::capture::GLOBAL, thread)
+    }
+
+    fn cuStreamBeginCapture_v2(stream: u64, mode: u32) Context |call| {
+        let (stream, thread) = (call.stream(stream)?, call.thread);
+        call.begin_capture(stream, mode, thread)
+    }
+
+    fn cuStreamEndCapture(stream: u64, graph: Out<u64>) Context |call| {
+        let (stream, thread) = (call.stream(stream)?, call.thread);
+        let ended = call.end_capture(stream, thread);
+        graph.set_if(ended.as_ref().copied().unwrap_or(0));
+        ended.map(drop)
+    }
+
+    fn cuStreamIsCapturing(stream: u64, status: Out<u32>) Context |call| {
+        let stream = call.stream(stream)?;
+        call.no_implicit_order(stream)?;
+        status.set(capture_of(call, stream).0)
+    }
+
+    fn cuStreamGetCaptureInfo(stream: u64, status: Out<u32>, id: Out<u64>) Context |call| {
+        let stream = call.stream(stream)?;
+        call.no_implicit_order(stream)?;
+        let (state, number) = capture_of(call, stream);
+        id.set_if(number);
+        status.set(state)
+    }
+
+    fn cuStreamGetCaptureInfo_v2(
+        stream: u64,
+        status: Out<u32>,
+        id: Out<u64>,
+        graph: Out<u64>,
+        nodes: Out<u64>,
+        count: Out<usize>,
+    ) Context |call| {
+        capture_info(call, stream, (status, id), !graph.is_null() || !nodes.is_null() || !count.is_null())
+    }
+
+    fn cuStreamGetCaptureInfo_v3(
+        stream: u64,
+        status: Out<u32>,
+        id: Out<u64>,
+        graph: Out<u64>,
+        nodes: Out<u64>,
+        edges: Out<u64>,
+        count: Out<usize>,
+    ) Context |call| {
+        let asks = [graph.is_null(), nodes.is_null(), edges.is_null(), count.is_null()].contains(&false);
+        capture_info(call, stream, (status, id), asks)
+    }
+
+    fn cuThreadExchangeStreamCaptureMode(mode: Out<u32>) Init |_call| {
+        let new = mode.get()?;
+        if new > crate::driver::capture::RELAXED {
+            return Err(codes::INVALID_VALUE.into());
+        }
+        mode.set(CAPTURE_MODE.replace(new))
+    }
+}
+
+
+fn create(call: &mut Call, stream: Out<u64>, flags: c_uint, priority: c_int) -> Answer {
+    if stream.is_null() || flags & !stream_flag::NON_BLOCKING != 0 {
+        return Err(codes::INVALID_VALUE.into());
+    }
+    let context = call.context;
+    let handle = call.new_stream(context, flags, priority, false);
+    stream.set(handle)
+}
+
+/// Status and number of the capture that a stream takes part in.
+fn capture_of(call: &Call, stream: u64) -> (u32, u64) {
+    let id = call.streams.get(stream).and_then(|s| s.capture.as_ref()).map(|(id, _)| *id);
+    match id {
+        None => (capture_status::NONE, 0),
+        Some(id) if call.live_capture(id).is_ok() => (capture_status::ACTIVE, id),
+        Some(id) => (capture_status::INVALIDATED, id),
+    }
+}
+
+/// What the later forms tell: not the graph under construction.
+fn capture_info(call: &mut Call, stream: u64, (status, id): (Out<u32>, Out<u64>), graph: bool) -> Answer {
+    let stream = call.stream(stream)?;
+    call.no_implicit_order(stream)?;
+    let (state, number) = capture_of(call, stream);
+    if state == capture_status::ACTIVE && graph {
+        return Err(Refusal::new(codes::NOT_SUPPORTED, "a graph cannot be looked at while it is being captured"));
+    }
+    id.set_if(number);
+    status.set(state)
+}
