@@ -51,10 +51,31 @@ pub(super) struct LaunchInner {
     pub(super) base: u64,
     pub(super) warps_per_block: u32,
     pub(super) threads_per_block: u32,
+    /// Number after that of its last warp.
+    pub(super) end: u64,
     /// Warps below this number finished before the launch began.
     pub(super) floor: u64,
-    /// And so did these.
+    /// And so did these: sorted, apart from each other and from the floor.
     pub(super) also: Vec<Range<u64>>,
+}
+
+impl LaunchInner {
+    pub(super) fn owns(&self, agent: u64) -> bool {
+        (self.base..self.end).contains(&agent)
+    }
+
+    /// If the warp finished before the launch began: the number from which that is not known.
+    #[inline]
+    pub(super) fn known_until(&self, agent: u64) -> Option<u64> {
+        if agent < self.floor {
+            return Some(self.floor);
+        }
+        if self.also.is_empty() {
+            return None;
+        }
+        let position = self.also.partition_point(|range| range.end <= agent);
+        self.also.get(position).filter(|range| range.contains(&agent)).map(|range| range.end)
+    }
 }
 
 impl Launch {
@@ -428,9 +449,7 @@ impl View<'_> {
     /// Whether all accesses at `epoch` come from launches that ended before this one began.
     #[inline]
     pub(super) fn ancient(&self, epoch: u64) -> bool {
-        let agent = agent_of(epoch);
-        agent < self.launch.floor
-            || (!self.launch.also.is_empty() && self.launch.also.iter().any(|range| range.contains(&agent)))
+        self.launch.known_until(agent_of(epoch)).is_some()
     }
 
     pub(super) fn same_block(&self, epoch: u64) -> bool {

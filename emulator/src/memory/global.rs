@@ -39,7 +39,8 @@ impl Default for MemoryConfig {
     }
 }
 
-/// Which earlier launches are ordered before a new one, all of their accesses with it.
+/// Which earlier launches are ordered before a new one, all of their accesses with it. What is ordered before one of
+/// them must be named too: the checks rely on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After<'a> {
     /// All of them: everything is on one stream.
@@ -48,8 +49,8 @@ pub enum After<'a> {
     Launches {
         /// Those with an id below this one,
         before: u64,
-        /// and these.
-        and: &'a [u64],
+        /// and these: ranges of ids, best sorted. They cost by their number, however many launches each holds.
+        and: &'a [Range<u64>],
     },
 }
 
@@ -205,21 +206,23 @@ impl DeviceMemory {
         let mut launches = self.launches.lock().unwrap_or_else(PoisonError::into_inner);
         let warps_per_block = threads_per_block.div_ceil(WARP as u32).max(1);
         let (id, base) = (launches.begun.len() as u64, launches.next);
-        let range = |id: u64| -> Option<Range<u64>> {
-            let index = usize::try_from(id).ok()?;
-            let first = launches.begun.get(index)?.0;
-            Some(first..launches.begun.get(index + 1).map_or(base, |(next, _)| *next))
+        let first_warp = |id: u64| -> u64 {
+            let begun = usize::try_from(id).ok().and_then(|index| launches.begun.get(index));
+            begun.map_or(base, |(first, _)| *first)
         };
         let (floor, also) = match after {
             After::Everything => (base, Vec::new()),
-            After::Launches { before, and } => (
-                range(before).map_or(base, |range| range.start),
-                and.iter().filter_map(|&id| range(id)).collect(),
-            ),
+            After::Launches { before, and } => {
+                let warps = |ids: &Range<u64>| first_warp(ids.start)..first_warp(ids.end);
+                merge(first_warp(before), and.iter().map(warps))
+            }
         };
         launches.begun.push((base, warps_per_block));
-        launches.next = base.saturating_add(blocks.saturating_mul(u64::from(warps_per_block)));
-        Launch { inner: Arc::new(LaunchInner { id, base, warps_per_block, threads_per_block, floor, also }) }
+        let end = base.saturating_add(blocks.saturating_mul(u64::from(warps_per_block)));
+        launches.next = end;
+        Launch {
+            inner: Arc::new(LaunchInner { id, base, warps_per_block, threads_per_block, end, floor, also }),
+        }
     }
 
     /// Executes a load: checks all active lanes, then fills their part of `out`.
@@ -422,4 +425,19 @@ impl DeviceMemory {
         let (_, allocation) = registry.live.range(..=first).next_back()?;
         allocation.contains(first, last).then(|| allocation.clone())
     }
+}
+
+/// Sorts and joins ranges; those that reach down to the floor raise it.
+fn merge(mut floor: u64, ranges: impl Iterator<Item = Range<u64>>) -> (u64, Vec<Range<u64>>) {
+    let mut ranges = ranges.filter(|range| !range.is_empty()).collect::<Vec<_>>();
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut merged = Vec::<Range<u64>>::new();
+    for range in ranges {
+        match merged.last_mut() {
+            None if range.start <= floor => floor = floor.max(range.end),
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
+    }
+    (floor, merged)
 }

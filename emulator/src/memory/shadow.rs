@@ -8,7 +8,8 @@
 //! Weak writes exclude each other, hence one stamp a byte. Reads, and strong accesses (which do not race with each
 //! other), accumulate until an access that is ordered after them and conflicts with everything they conflict with
 //! takes their place; that is FastTrack's adaptive read set, extended to atomics. Nothing else is ever dropped, so a
-//! later unordered access is always reported, whichever of the earlier ones it is unordered with.
+//! later unordered access is always reported, whichever of the earlier ones it is unordered with: not even what is
+//! ordered before the running launch, for one on another stream may not be.
 
 use std::collections::BTreeMap;
 
@@ -207,11 +208,25 @@ fn morally_strong(old: &Stamp, new: &Stamp, view: &View<'_>) -> bool {
 struct StampSet {
     few: Vec<Stamp>,
     many: BTreeMap<u64, Vec<Stamp>>,
+    /// What has been swept: since which launch (by its first warp), for which kinds and bytes.
+    swept: (u64, Vec<(u8, u32)>),
 }
 
 impl StampSet {
-    fn iter(&self) -> impl Iterator<Item = &Stamp> {
-        self.few.iter().chain(self.many.values().flatten())
+    /// All but what is anyway ordered before the launch: counters that thousands of blocks of earlier launches have
+    /// incremented would be slow to walk.
+    fn recent<'a>(&'a self, view: &'a View<'_>) -> impl Iterator<Item = &'a Stamp> {
+        let mut rest = self.many.range(view.launch.floor..);
+        let many = std::iter::from_fn(move || {
+            loop {
+                let (&agent, list) = rest.next()?;
+                match view.launch.known_until(agent) {
+                    Some(end) => rest = self.many.range(end..),
+                    None => return Some(list),
+                }
+            }
+        });
+        self.few.iter().chain(many.flatten())
     }
 
     fn is_empty(&self) -> bool {
@@ -227,6 +242,7 @@ impl StampSet {
     }
 
     fn insert(&mut self, new: &Stamp, view: &View<'_>) {
+        self.sweep(new, view);
         if self.many.is_empty() {
             absorb(&mut self.few, new, view);
             if self.few.len() > FEW {
@@ -238,6 +254,32 @@ impl StampSet {
             absorb(self.many.entry(view.agent).or_default(), new, view);
         }
     }
+
+    /// `new` takes the place of the same accesses by launches that are ordered before its own, so that the set does
+    /// not grow from launch to launch. Once for each launch: all its later accesses of the kind find nothing to do.
+    fn sweep(&mut self, new: &Stamp, view: &View<'_>) {
+        if self.many.is_empty() || view.launch.base < self.swept.0 {
+            return;
+        }
+        if view.launch.base > self.swept.0 {
+            self.swept = (view.launch.base, Vec::new());
+        }
+        let kinds = &mut self.swept.1;
+        match kinds.iter_mut().find(|(flags, _)| *flags == new.flags) {
+            Some((_, bytes)) if new.bytes & !*bytes == 0 => return,
+            Some((_, bytes)) => *bytes |= new.bytes,
+            None => kinds.push((new.flags, new.bytes)),
+        }
+        self.many.retain(|_, list| {
+            list.retain_mut(|old| {
+                if old.flags == new.flags && view.ancient(old.epoch) {
+                    old.bytes &= !new.bytes;
+                }
+                old.bytes != 0
+            });
+            !list.is_empty()
+        });
+    }
 }
 
 /// What does not fit the two stamps that a sector holds itself.
@@ -248,8 +290,6 @@ struct More {
     strong: StampSet,
     /// Whether some strong access has block scope.
     narrow: bool,
-    /// The newest warp that has a stamp here.
-    newest: u64,
 }
 
 /// The shadow of 32 bytes.
@@ -263,109 +303,103 @@ pub(super) struct Sector {
 impl Sector {
     /// Checks an access against all earlier ones and records it.
     pub(super) fn touch(&mut self, new: &Stamp, view: &View<'_>) -> Result<(), Conflict> {
-        if let Some(more) = &self.more
-            && more.newest < view.launch.floor
-        {
-            self.more = None;
-        }
-        if new.flags & STRONG != 0 {
-            self.strong(new, view)
-        } else if new.flags & WRITE != 0 {
-            self.write(new, view)
-        } else {
-            self.read(new, view)
-        }
+        self.check(new, view)?;
+        self.record(new, view);
+        Ok(())
     }
 
-    /// A weak write conflicts with everything, and takes its place.
-    fn write(&mut self, new: &Stamp, view: &View<'_>) -> Result<(), Conflict> {
-        check([&self.write, &self.read], new, view)?;
-        if let Some(more) = &self.more {
-            check(&more.writes, new, view)?;
-            check(more.reads.iter(), new, view)?;
-            check(more.strong.iter(), new, view)?;
+    /// Checks an access against all earlier ones.
+    #[inline]
+    pub(super) fn check(&self, new: &Stamp, view: &View<'_>) -> Result<(), Conflict> {
+        let (writes, strong) = (new.flags & WRITE != 0, new.flags & STRONG != 0);
+        check([&self.write], new, view)?;
+        if writes {
+            check([&self.read], new, view)?;
         }
-        self.read.bytes &= !new.bytes;
-        if let Some(more) = &mut self.more {
-            clear_list(&mut more.writes, new.bytes);
-            more.reads.clear(new.bytes);
-            more.strong.clear(new.bytes);
-            if more.writes.is_empty() && more.reads.is_empty() && more.strong.is_empty() {
-                self.more = None;
-            }
+        let Some(more) = &self.more else { return Ok(()) };
+        check(&more.writes, new, view)?;
+        if writes {
+            check(more.reads.recent(view), new, view)?;
         }
-        if self.write.bytes & !new.bytes == 0 {
-            self.write = *new;
-        } else if !self.write.merge(new) {
-            self.write.bytes &= !new.bytes;
-            // Stamps of earlier launches say nothing any more.
-            if view.ancient(self.write.epoch) {
-                self.write = *new;
-                return Ok(());
-            }
-            let more = self.more.get_or_insert_default();
-            more.newest = more.newest.max(view.agent);
-            if !more.writes.iter_mut().any(|old| old.merge(new)) {
-                more.writes.push(*new);
-            }
+        if !strong {
+            // A weak write conflicts with everything, a weak read with writes.
+            let rivals = more.strong.recent(view);
+            return check(rivals.filter(|old| (old.flags | new.flags) & WRITE != 0), new, view);
+        }
+        // A strong access conflicts with weak ones, and with strong ones whose scope is too narrow.
+        if new.flags & WIDE == 0 || more.narrow {
+            let rivals = more.strong.recent(view);
+            let rivals =
+                rivals.filter(|old| (old.flags | new.flags) & WRITE != 0 && !morally_strong(old, new, view));
+            check(rivals, new, view)?;
         }
         Ok(())
     }
 
-    /// A weak read conflicts with writes.
-    fn read(&mut self, new: &Stamp, view: &View<'_>) -> Result<(), Conflict> {
-        check([&self.write], new, view)?;
-        if let Some(more) = &self.more {
-            check(&more.writes, new, view)?;
-            check(more.strong.iter().filter(|old| old.flags & WRITE != 0), new, view)?;
+    /// Records an access that has been checked.
+    #[inline]
+    pub(super) fn record(&mut self, new: &Stamp, view: &View<'_>) {
+        if new.flags & STRONG != 0 {
+            self.strong(new, view);
+        } else if new.flags & WRITE != 0 {
+            self.write(new);
+        } else {
+            self.read(new, view);
         }
+    }
+
+    /// A weak write is ordered after all that it shares bytes with, and takes its place.
+    fn write(&mut self, new: &Stamp) {
+        self.read.bytes &= !new.bytes;
+        if let Some(more) = &mut self.more {
+            more.clear(new.bytes);
+            if more.is_empty() {
+                self.more = None;
+            }
+        }
+        self.add_write(new);
+    }
+
+    /// Bytes that have no other write any more.
+    fn add_write(&mut self, new: &Stamp) {
+        if self.write.bytes & !new.bytes == 0 {
+            self.write = *new;
+        } else if !self.write.merge(new) {
+            self.write.bytes &= !new.bytes;
+            let more = self.more.get_or_insert_default();
+            if !more.writes.iter_mut().any(|old| old.merge(new)) {
+                more.writes.push(*new);
+            }
+        }
+    }
+
+    fn read(&mut self, new: &Stamp, view: &View<'_>) {
         let old = &mut self.read;
-        let replaced = old.bytes & !new.bytes == 0 && (old.bytes == 0 || old.precedes(new, view));
-        if replaced || view.ancient(old.epoch) {
+        if old.bytes & !new.bytes == 0 && (old.bytes == 0 || old.precedes(new, view)) {
             *old = *new;
         } else if !old.merge(new) {
             if old.bytes & new.bytes != 0 && old.precedes(new, view) {
                 old.bytes &= !new.bytes;
             }
-            let more = self.more.get_or_insert_default();
-            more.newest = more.newest.max(view.agent);
-            more.reads.insert(new, view);
+            self.more.get_or_insert_default().reads.insert(new, view);
         }
-        Ok(())
     }
 
-    /// A strong access conflicts with weak ones, and with strong ones whose scope is too narrow. It takes the place of
-    /// none but its own thread's: a later strong access may be unordered with an earlier weak one.
-    fn strong(&mut self, new: &Stamp, view: &View<'_>) -> Result<(), Conflict> {
-        let writes = new.flags & WRITE != 0;
-        check([&self.write], new, view)?;
-        if writes {
-            check([&self.read], new, view)?;
-        }
+    /// A strong access takes the place of none but its own thread's and earlier launches': a later strong access may be
+    /// unordered with an earlier weak one.
+    fn strong(&mut self, new: &Stamp, view: &View<'_>) {
         let more = self.more.get_or_insert_default();
-        check(&more.writes, new, view)?;
-        if writes {
-            check(more.reads.iter(), new, view)?;
-        }
-        if new.flags & WIDE == 0 || more.narrow {
-            let rivals = more.strong.iter();
-            let rivals =
-                rivals.filter(|old| (old.flags | new.flags) & WRITE != 0 && !morally_strong(old, new, view));
-            check(rivals, new, view)?;
-        }
-        more.narrow |= new.flags & WIDE == 0;
-        more.newest = more.newest.max(view.agent);
+        more.narrow = new.flags & WIDE == 0 || (more.narrow && !more.strong.is_empty());
         more.strong.insert(new, view);
-        Ok(())
     }
 
     /// The first write by the running launch to bytes that a non-coherent load reads.
     pub(super) fn written_in_launch(&self, bytes: u32, view: &View<'_>) -> Option<Stamp> {
         let recent = |old: &&Stamp| {
-            old.bytes & bytes != 0 && old.flags & WRITE != 0 && agent_of(old.epoch) >= view.launch.base
+            old.bytes & bytes != 0 && old.flags & WRITE != 0 && view.launch.owns(agent_of(old.epoch))
         };
         let mut inline = [&self.write].into_iter();
-        let mut more = self.more.iter().flat_map(|more| more.writes.iter().chain(more.strong.iter()));
+        let mut more = self.more.iter().flat_map(|more| more.writes.iter().chain(more.strong.recent(view)));
         inline.find(recent).or_else(|| more.find(recent)).copied()
     }
 
@@ -374,10 +408,20 @@ impl Sector {
         self.write.bytes &= !bytes;
         self.read.bytes &= !bytes;
         if let Some(more) = &mut self.more {
-            clear_list(&mut more.writes, bytes);
-            more.reads.clear(bytes);
-            more.strong.clear(bytes);
+            more.clear(bytes);
         }
+    }
+}
+
+impl More {
+    fn clear(&mut self, bytes: u32) {
+        clear_list(&mut self.writes, bytes);
+        self.reads.clear(bytes);
+        self.strong.clear(bytes);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.reads.is_empty() && self.strong.is_empty()
     }
 }
 
@@ -410,8 +454,10 @@ fn absorb(list: &mut Vec<Stamp>, new: &Stamp, view: &View<'_>) {
         return;
     }
     list.retain_mut(|old| {
-        // A strong access of another block may conflict with what this one's scope exempts.
-        let stands_for = old.flags == new.flags && (new.flags & STRONG == 0 || view.same_block(old.epoch));
+        // A strong access of another block may conflict with what this one's scope exempts; but in this block nothing
+        // can conflict with an earlier launch's.
+        let exempt = new.flags & STRONG == 0 || view.same_block(old.epoch) || view.ancient(old.epoch);
+        let stands_for = old.flags == new.flags && exempt;
         if old.bytes & new.bytes != 0 && stands_for && old.precedes(new, view) {
             old.bytes &= !new.bytes;
         }
