@@ -175,7 +175,8 @@ pub struct Gpu {
 impl Gpu {
     /// A card with nothing on it.
     pub fn new(card: Card, options: Options) -> Gpu {
-        let config = MemoryConfig { limit: card.memory_bytes, checks: options.checks };
+        let (limit, checks) = (card.memory_bytes, options.checks);
+        let config = MemoryConfig { limit, checks, ..MemoryConfig::default() };
         let memory = DeviceMemory::new(config);
         Gpu { card, options, memory, modules: Vec::new(), places: Vec::new() }
     }

@@ -4,7 +4,8 @@
 //! graph, edge by edge from the definitions) and compares each new access with all earlier ones. It knows nothing of
 //! clocks, stamps or sectors. Programs are grown one warp instruction at a time: an instruction that the oracle calls
 //! racy is mostly thrown away, so that programs get long, and sometimes executed, when it must be reported, with a
-//! culprit that is in fact one.
+//! culprit that is in fact one. In some programs launches end, others that follow some of them begin, and so do copies
+//! and memsets.
 
 use orthant_gpu::memory::*;
 
@@ -208,11 +209,26 @@ enum Target {
 const BYTES: u64 = 96;
 const BLOCKS: usize = 3;
 
+/// A launch or a transfer.
+struct Begun {
+    ended: bool,
+    /// What it is ordered after.
+    before: Vec<bool>,
+}
+
 struct Program {
     random: Random,
     target: Target,
     oracle: Oracle,
     clocks: Vec<BlockClock>,
+    /// Each block of each launch has its number in the oracle; here those of the running blocks,
+    running: Vec<usize>,
+    /// and here launch and block index of each.
+    blocks: Vec<(u64, u64)>,
+    begun: Vec<Begun>,
+    /// Launches end and begin. No synchronisation goes beyond a block then: what one launch learns from another beside
+    /// it, the memory does not pass on to those that follow.
+    streams: bool,
     warps: usize,
     /// Few threads, words and scopes: programs of messages, where chains of releases and acquires get long.
     focused: bool,
@@ -228,10 +244,13 @@ impl Program {
         let warps = if focused { 1 } else { 1 + random.below(3) };
         let launch = memory.begin_launch(BLOCKS as u64, 32 * warps as u32, After::Everything);
         let mut clocks = (0..BLOCKS as u64).map(|b| BlockClock::new(&launch, b)).collect::<Vec<_>>();
+        let mut begun = vec![Begun { ended: false, before: Vec::new() }];
+        let streams = !shared && random.chance(40);
         if random.chance(30) {
             // The last block belongs to a second launch that is concurrent with the first.
             let other = memory.begin_launch(1, 32 * warps as u32, After::Launches { before: 0, and: &[] });
             clocks[BLOCKS - 1] = BlockClock::new(&other, 0);
+            begun.push(Begun { ended: false, before: vec![false] });
         }
         let target = if shared {
             clocks.truncate(1);
@@ -241,7 +260,153 @@ impl Program {
         } else {
             Target::Global(Box::new(memory), Cache::default(), base)
         };
-        Self { random, target, oracle: Oracle::default(), clocks, warps, focused }
+        let blocks = clocks.iter().map(|clock| (clock.launch().id(), clock.block())).collect::<Vec<_>>();
+        let (oracle, running) = (Oracle::default(), (0..blocks.len()).collect());
+        Self { random, target, oracle, clocks, running, blocks, begun, streams, warps, focused }
+    }
+
+    /// Some of the launches that have ended, and all that they are ordered after.
+    fn some_ended(&mut self) -> Vec<bool> {
+        let percent = self.random.pick(&[20, 70, 100]);
+        let mut before = vec![false; self.begun.len()];
+        for id in 0..before.len() {
+            if self.begun[id].ended && self.random.chance(percent) {
+                before[id] = true;
+                self.begun[id].before.iter().enumerate().for_each(|(id, &known)| before[id] |= known);
+            }
+        }
+        before
+    }
+
+    /// The same as it is told to the memory: a bound that is not always the best, and ranges in no order.
+    fn after(&mut self, before: &[bool]) -> (u64, Vec<std::ops::Range<u64>>) {
+        let prefix = before.iter().take_while(|known| **known).count() as u64;
+        let bound = if self.random.chance(50) { prefix } else { 0 };
+        let mut ranges = Vec::<std::ops::Range<u64>>::new();
+        for id in (bound..before.len() as u64).filter(|&id| before[id as usize]) {
+            match ranges.last_mut() {
+                Some(last) if last.end == id && self.random.chance(60) => last.end += 1,
+                _ => ranges.push(id..id + 1),
+            }
+        }
+        if self.random.chance(30) {
+            ranges.reverse();
+        }
+        (bound, ranges)
+    }
+
+    /// All accesses of launches.
+    fn accesses_of(&self, launches: &[bool]) -> Set {
+        let mut set = Set::default();
+        let of = |event: &Event| self.blocks[event.thread.0].0 as usize;
+        self.oracle
+            .accesses
+            .iter()
+            .filter(|(_, event)| launches[of(event)])
+            .for_each(|(id, _)| set.insert(*id));
+        set
+    }
+
+    /// One of the running launches ends, and one with as many blocks begins.
+    fn next_launch(&mut self) {
+        let Target::Global(..) = &self.target else { return };
+        let slot = self.random.below(self.clocks.len());
+        let old = self.clocks[slot].launch().id();
+        self.begun[old as usize].ended = true;
+        let before = self.some_ended();
+        let (bound, ranges) = self.after(&before);
+        let past = self.accesses_of(&before);
+        let slots = (0..self.clocks.len()).filter(|&slot| self.clocks[slot].launch().id() == old);
+        let slots = slots.collect::<Vec<_>>();
+        let Target::Global(memory, ..) = &self.target else { return };
+        let after = After::Launches { before: bound, and: &ranges };
+        let launch = memory.begin_launch(slots.len() as u64, 32 * self.warps as u32, after);
+        self.begun.push(Begun { ended: false, before });
+        for (index, slot) in slots.into_iter().enumerate() {
+            self.clocks[slot] = BlockClock::new(&launch, index as u64);
+            self.running[slot] = self.blocks.len();
+            for warp in 0..self.warps {
+                (0..32).for_each(|lane| {
+                    self.oracle.last.insert((self.running[slot], warp, lane), past.clone());
+                });
+            }
+            self.blocks.push((launch.id(), index as u64));
+        }
+    }
+
+    /// A copy or memset. `Some` when a racy one was executed.
+    fn transfer(&mut self, tolerate: bool) -> Option<bool> {
+        let before = self.some_ended();
+        let (bound, ranges) = self.after(&before);
+        let thread = (self.blocks.len(), 0, 0);
+        let start = self.random.below(BYTES as usize) as u64;
+        let width = 1 + self.random.below((BYTES - start) as usize) as u64;
+        let width = if self.random.chance(50) { width } else { width.min(9) };
+        let from = self.random.below((BYTES - width + 1) as usize) as u64;
+        let access = |start, write| Event {
+            thread,
+            source: NO_SOURCE,
+            start,
+            width,
+            write,
+            read: !write,
+            strong: false,
+            wide: false,
+        };
+        let action = self.random.below(4);
+        let events = match action {
+            0 => vec![access(start, false)],
+            1 | 2 => vec![access(start, true)],
+            _ => vec![access(from, false), access(start, true)],
+        };
+        self.oracle.last.insert(thread, self.accesses_of(&before));
+        let conflicts = self.oracle.conflicts(&events);
+        if !conflicts.is_empty() && tolerate {
+            return None;
+        }
+        let Target::Global(memory, _, base) = &self.target else { return None };
+        let launch = memory.begin_transfer(After::Launches { before: bound, and: &ranges });
+        self.blocks.push((launch.id(), 0));
+        self.begun.push(Begun { ended: true, before });
+        let mut bytes = vec![0; width as usize];
+        let at = base + start;
+        let result = match action {
+            0 => memory.read_as(&launch, at, &mut bytes),
+            1 => memory.write_as(&launch, at, &bytes),
+            2 => memory.fill_as(&launch, at, &[1, 2], width as usize),
+            _ => memory.copy_as(&launch, at, base + from, width as usize),
+        };
+        match result {
+            Ok(()) => {
+                assert!(conflicts.is_empty(), "missed: transfer against {}", describe(&conflicts));
+                events.iter().for_each(|event| self.oracle.perform(event, Order::Weak));
+                None
+            }
+            Err(TransferError::Race(fault)) => {
+                let same = |index: usize| events[index].write == (fault.party.action == Action::Store);
+                let conflicts = conflicts.into_iter().filter(|(index, _)| same(*index)).collect::<Vec<_>>();
+                assert_eq!(fault.party.source, NO_SOURCE);
+                self.justify(&fault, &conflicts);
+                Some(true)
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The fault's other side must be in fact one.
+    fn justify(&self, fault: &Fault, conflicts: &[(usize, Event)]) {
+        let (FaultKind::Race(other) | FaultKind::UnorderedRead(other)) = fault.kind else {
+            panic!("unexpected {fault}");
+        };
+        let block = self.blocks.iter().position(|&block| block == (other.launch, other.block));
+        let thread = (block.unwrap(), other.warp as usize, other.lane as usize);
+        let real = conflicts.iter().any(|(_, old)| {
+            old.thread == thread
+                && old.source == other.source
+                && old.write == (other.action != Action::Load)
+                && old.strong == other.strong
+        });
+        assert!(real, "reported {fault}, true are {}", describe(conflicts));
     }
 
     fn addresses(&mut self, width: u64) -> [u64; 32] {
@@ -275,19 +440,30 @@ impl Program {
 
     /// One instruction. `Some(fault)` when a racy one was executed.
     fn instruction(&mut self, source: u32, tolerate: bool) -> Option<bool> {
-        let block = self.random.below(self.clocks.len());
+        let slot = self.random.below(self.clocks.len());
+        let block = self.running[slot];
         let warp = self.random.below(self.warps);
+        if self.streams {
+            match self.random.below(100) {
+                0..10 => return self.transfer(tolerate),
+                10..16 => {
+                    self.next_launch();
+                    return None;
+                }
+                _ => {}
+            }
+        }
         let threads = |warp: usize, mask: u32| {
             (0..32).filter(move |lane| mask >> lane & 1 != 0).map(move |lane| (block, warp, lane))
         };
         match self.random.below(100) {
             0..8 => {
-                self.clocks[block].sync_warp(warp, u32::MAX);
+                self.clocks[slot].sync_warp(warp, u32::MAX);
                 self.oracle.sync(&threads(warp, u32::MAX).collect::<Vec<_>>());
             }
             8..13 => {
                 let mask = self.mask();
-                self.clocks[block].sync_warp(warp, mask);
+                self.clocks[slot].sync_warp(warp, mask);
                 self.oracle.sync(&threads(warp, mask).collect::<Vec<_>>());
             }
             13..21 => {
@@ -296,22 +472,24 @@ impl Program {
                     let keep = 1 + self.random.below(self.warps);
                     parts.truncate(keep);
                 }
-                self.clocks[block].barrier(&parts);
+                self.clocks[slot].barrier(&parts);
                 let all = parts.iter().flat_map(|&(warp, mask)| threads(warp, mask)).collect::<Vec<_>>();
                 self.oracle.sync(&all);
             }
             21..32 => {
-                let (mask, scope) =
-                    (self.mask(), self.random.pick(&[Scope::Cta, Scope::Gpu, Scope::Gpu, Scope::Sys]));
-                self.clocks[block].fence(warp, mask, scope);
+                let mask = self.mask();
+                let scope = self.random.pick(&[Scope::Cta, Scope::Gpu, Scope::Gpu, Scope::Sys]);
+                let scope = if self.streams { Scope::Cta } else { scope };
+                self.clocks[slot].fence(warp, mask, scope);
                 threads(warp, mask).for_each(|thread| self.oracle.fence(thread, scope));
             }
-            _ => return self.access(block, warp, source, tolerate),
+            _ => return self.access(slot, warp, source, tolerate),
         }
         None
     }
 
-    fn access(&mut self, block: usize, warp: usize, source: u32, tolerate: bool) -> Option<bool> {
+    fn access(&mut self, slot: usize, warp: usize, source: u32, tolerate: bool) -> Option<bool> {
+        let block = self.running[slot];
         let mut width =
             self.random.pick(&[Width::B1, Width::B2, Width::B4, Width::B4, Width::B4, Width::B8, Width::B16]);
         let mut offsets = self.addresses(width.bytes() as u64);
@@ -339,6 +517,8 @@ impl Program {
             (Action::Atomic, Order::Weak) => self.random.pick(&[Order::Acquire, Order::Release]),
             (_, order) => order,
         };
+        let synchronises = matches!(order, Order::Acquire | Order::Release | Order::AcqRel);
+        let scope = if self.streams && synchronises { Scope::Cta } else { scope };
         // A location remembers only so many threads' releases for their own later relaxed stores (see `SyncVar`).
         let mask = if matches!(order, Order::Release | Order::AcqRel) { mask & 0xf } else { mask };
         let strong = action == Action::Atomic || order != Order::Weak;
@@ -362,7 +542,7 @@ impl Program {
         let addresses = offsets.map(|offset| base + offset);
         let access = Access { addresses: &addresses, lanes: mask, width, order, scope, source };
         let mut bytes = LaneBytes::default();
-        let clock = &mut self.clocks[block];
+        let clock = &mut self.clocks[slot];
         let mut update = |_: usize, old: u128| Some(old + 1);
         let result = match (&mut self.target, action) {
             (Target::Global(m, c, _), Action::Load) => m.load(c, clock, warp, &access, &mut bytes),
@@ -385,20 +565,9 @@ impl Program {
                 None
             }
             Err(fault) => {
-                let (FaultKind::Race(other) | FaultKind::UnorderedRead(other)) = fault.kind else {
-                    panic!("unexpected {fault}");
-                };
-                // The oracle's block 2 may be block 0 of launch 1.
-                let other_block = if other.launch == 1 { BLOCKS - 1 } else { other.block as usize };
-                let thread = (other_block, other.warp as usize, other.lane as usize);
-                let real = conflicts.iter().any(|(lane, old)| {
-                    events[*lane].thread.2 == fault.party.lane as usize
-                        && old.thread == thread
-                        && old.source == other.source
-                        && old.write == (other.action != Action::Load)
-                        && old.strong == other.strong
-                });
-                assert!(real, "at {source}: reported {fault}, true are {}", describe(&conflicts));
+                let lane = fault.party.lane as usize;
+                let conflicts = conflicts.into_iter().filter(|(index, _)| events[*index].thread.2 == lane);
+                self.justify(&fault, &conflicts.collect::<Vec<_>>());
                 Some(true)
             }
         }

@@ -110,6 +110,7 @@ impl Env<'_> {
         let party = &fault.party;
         let mut report = self.fault(kind, party.block, party.thread(), party.source, detail);
         report.other = other.map(|party| Other {
+            launch: party.launch,
             thread: (party.launch == self.launch.id()).then(|| ThreadId {
                 block: self.block_id(party.block),
                 thread: self.thread_id(party.thread()),

@@ -87,6 +87,8 @@ pub struct ThreadId {
 /// The other side of a race.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Other {
+    /// Number of its launch; that of a copy or memset, if it belongs to one.
+    pub launch: u64,
     /// Which thread; none if it belongs to another launch.
     pub thread: Option<ThreadId>,
     /// `load`, `store` or `atomic`.
@@ -132,7 +134,9 @@ impl fmt::Display for Fault {
             write!(f, "; the other: {}", other.action)?;
             match &other.thread {
                 Some(thread) => write!(f, " by {thread}, {}", other.place)?,
-                None => write!(f, " by another launch, {}", other.place)?,
+                // A copy or memset has no place.
+                None if other.place.function.is_empty() => write!(f, " by transfer {}", other.launch)?,
+                None => write!(f, " by launch {}, {}", other.launch, other.place)?,
             }
         }
         for line in &self.waiting {

@@ -24,6 +24,9 @@ pub enum Action {
     Atomic,
 }
 
+/// The source position of an access that no instruction made: a transfer's.
+pub const NO_SOURCE: u32 = u32::MAX;
+
 /// One side of an access: which thread, and which instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Party {
@@ -35,7 +38,7 @@ pub struct Party {
     pub warp: u32,
     /// Lane in the warp.
     pub lane: u32,
-    /// The caller's index of the source position.
+    /// The caller's index of the source position; [`NO_SOURCE`] for a transfer (its block, warp and lane are 0).
     pub source: u32,
     /// What it did.
     pub action: Action,
@@ -134,6 +137,9 @@ impl fmt::Display for Nearest {
 
 impl fmt::Display for Party {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.source == NO_SOURCE {
+            return write!(f, "{} by transfer {}", self.action, self.launch);
+        }
         let kind = if self.strong && self.action != Action::Atomic { "strong " } else { "" };
         write!(
             f,
@@ -159,6 +165,9 @@ impl fmt::Display for Fault {
                 write!(f, "uninitialised: {access}: byte mask {bytes:#x} was never written")
             }
             FaultKind::Race(other) => write!(f, "race: {access}, unordered with a {other}"),
+            FaultKind::UnorderedRead(other) if other.launch != self.party.launch => {
+                write!(f, "unordered read of another launch's write: {access}, not ordered after the {other}")
+            }
             FaultKind::UnorderedRead(other) => {
                 write!(
                     f,

@@ -12,7 +12,7 @@ use super::fault::{Fault, FaultKind, Nearest, Space};
 use super::region::{LaneFault, Region, accessor, locate, other, packed};
 use super::{Access, Checks, LaneBytes, Op, Update, WARP};
 
-/// First address: high, so that no small integer is ever a valid address.
+/// First address unless told otherwise: high, so that no small integer is ever a valid address.
 const FIRST: u64 = 0x10_0000_0000;
 /// Alignment of allocations, as cuMemAlloc's in practice. No allocation is aligned to more on purpose: see `allocate`.
 const ALIGNMENT: u64 = 512;
@@ -30,12 +30,15 @@ pub struct MemoryConfig {
     pub limit: u64,
     /// Checks of accesses by kernels.
     pub checks: Checks,
+    /// No allocation has a lower address. Cards whose addresses are to be told apart need first addresses far from each
+    /// other: 2^56, say, for addresses are below 2^63 and are not used again.
+    pub first_address: u64,
 }
 
 impl Default for MemoryConfig {
-    /// 80 GiB and every check.
+    /// 80 GiB, every check, addresses from 2^36.
     fn default() -> Self {
-        Self { limit: 80 << 30, checks: Checks::ALL }
+        Self { limit: 80 << 30, checks: Checks::ALL, first_address: FIRST }
     }
 }
 
@@ -93,7 +96,7 @@ impl DeviceMemory {
     /// An empty memory.
     pub fn new(config: MemoryConfig) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let registry = RwLock::new(Registry { next: FIRST, ..Registry::default() });
+        let registry = RwLock::new(Registry { next: config.first_address.max(1), ..Registry::default() });
         // Warps are numbered from 1; 0 marks an empty stamp.
         let launches = Mutex::new(Launches { begun: Vec::new(), next: 1 });
         Self { id: NEXT.fetch_add(1, Ordering::Relaxed), config, registry, launches }
@@ -120,10 +123,14 @@ impl DeviceMemory {
             return Err(AllocateError::OutOfMemory { requested: size, free });
         };
         let serial = registry.serial;
-        let base = registry.next.next_multiple_of(2 * ALIGNMENT) + serial % 2 * ALIGNMENT;
-        let end = base.checked_add(footprint).and_then(|end| end.checked_add(footprint.max(GUARD)));
-        // Not even quarantine makes 64 bits run out, short of absurd limits.
-        let Some(next) = end.filter(|&end| end < 1 << 63) else {
+        let place = || {
+            let base = registry.next.checked_next_multiple_of(2 * ALIGNMENT)?;
+            let base = base.checked_add(serial % 2 * ALIGNMENT)?;
+            let next = base.checked_add(footprint)?.checked_add(footprint.max(GUARD))?;
+            (next < 1 << 63).then_some((base, next))
+        };
+        // Not even quarantine makes 63 bits run out, short of absurd limits.
+        let Some((base, next)) = place() else {
             return Err(AllocateError::OutOfMemory { requested: size, free });
         };
         let pages = (0..size.div_ceil(PAGE as u64)).map(|_| OnceLock::new()).collect();
@@ -173,7 +180,7 @@ impl DeviceMemory {
         registry.live.values().map(|allocation| allocation.info()).collect()
     }
 
-    /// The live allocation that an address lies in (`cuMemGetAddressRange`).
+    /// The live allocation that an address lies in (`cuMemGetAddressRange`, `cuPointerGetAttribute`).
     pub fn find(&self, address: u64) -> Option<AllocationInfo> {
         self.lookup(address, address).map(|allocation| allocation.info())
     }
@@ -223,6 +230,11 @@ impl DeviceMemory {
         Launch {
             inner: Arc::new(LaunchInner { id, base, warps_per_block, threads_per_block, end, floor, also }),
         }
+    }
+
+    /// Numbers a transfer: a launch of one thread, whose parts ([`write_as`](Self::write_as) and so on) are ordered.
+    pub fn begin_transfer(&self, after: After<'_>) -> Launch {
+        self.begin_launch(1, 1, after)
     }
 
     /// Executes a load: checks all active lanes, then fills their part of `out`.
@@ -371,7 +383,7 @@ impl DeviceMemory {
     }
 
     /// What is wrong with bytes that lie in no live allocation.
-    fn outside(&self, address: u64, width: u64) -> FaultKind {
+    pub(super) fn outside(&self, address: u64, width: u64) -> FaultKind {
         match self.nearest(address, width) {
             Some(near) if near.distance.is_none() && !near.live => FaultKind::UseAfterFree(near),
             near => FaultKind::OutOfBounds(near),
@@ -386,7 +398,15 @@ impl DeviceMemory {
         access: &Access<'_>,
         op: &Op<'_>,
     ) -> Box<Fault> {
-        if let Some(party) = other(&mut kind) {
+        self.locate(&mut kind);
+        let party = accessor(clock, warp, lane, access, op.action());
+        let (address, width) = (access.addresses[lane % WARP], access.width.bytes() as u32);
+        Box::new(Fault { kind, party, space: Space::Global, address, width })
+    }
+
+    /// Names the launch, block and warp of a fault's other side.
+    pub(super) fn locate(&self, kind: &mut FaultKind) {
+        if let Some(party) = other(kind) {
             let launches = self.launches.lock().unwrap_or_else(PoisonError::into_inner);
             let position = launches.begun.partition_point(|(base, _)| *base <= party.block);
             if let Some(id) = position.checked_sub(1) {
@@ -394,9 +414,6 @@ impl DeviceMemory {
                 locate(party, id as u64, base, warps);
             }
         }
-        let party = accessor(clock, warp, lane, access, op.action());
-        let (address, width) = (access.addresses[lane % WARP], access.width.bytes() as u32);
-        Box::new(Fault { kind, party, space: Space::Global, address, width })
     }
 
     fn cached<'a>(&self, cache: &'a mut Cache, first: u64, last: u64) -> Option<&'a Allocation> {

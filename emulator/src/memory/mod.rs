@@ -8,7 +8,9 @@
 //! uninitialised bytes, races. The first three groups always; the last two as [`Checks`] says.
 //!
 //! Ordering comes from a [`BlockClock`], one for each running block, which the executor tells of every barrier, warp
-//! barrier, fence and exit; acquire and release operations are seen by the memories themselves.
+//! barrier, fence and exit; acquire and release operations are seen by the memories themselves. Launches are ordered as
+//! [`begin_launch`](DeviceMemory::begin_launch) says, and so are copies and memsets that are operations of a stream
+//! ([`write_as`](DeviceMemory::write_as) and its like).
 //!
 //! ```
 //! use orthant_gpu::memory::*;
@@ -37,6 +39,7 @@
 
 mod allocation;
 mod clock;
+mod coarse;
 mod counters;
 mod fault;
 mod global;
@@ -45,14 +48,16 @@ mod knowledge;
 mod region;
 mod shadow;
 mod shared;
+mod transfer;
 
 pub use allocation::{AllocateError, AllocationInfo, MemoryInfo};
 pub use clock::{BlockClock, Join, Launch};
 pub use counters::{BANKS, Passes, SECTOR_BYTES, Traffic, bank_passes, sectors};
-pub use fault::{Action, Fault, FaultKind, Nearest, Party, Space};
+pub use fault::{Action, Fault, FaultKind, NO_SOURCE, Nearest, Party, Space};
 pub use global::{After, Cache, DeviceMemory, MemoryConfig};
 pub use host::HostError;
 pub use shared::{LocalMemory, SharedMemory};
+pub use transfer::TransferError;
 
 /// Lanes of a warp.
 pub const WARP: usize = 32;

@@ -1,9 +1,11 @@
 //! A flat piece of memory with its shadow: a page of device memory, a block's shared memory.
 
+mod host;
+
 use std::collections::HashMap;
-use std::ops::Range;
 
 use super::clock::{BlockClock, SyncVar, View, agent_of};
+use super::coarse::Strips;
 use super::counters::lanes;
 use super::fault::{Action, FaultKind, Party};
 use super::shadow::{Conflict, NONCOHERENT, READ, SECTOR, STRONG, Sector, Stamp, WIDE, WRITE, bytes_at};
@@ -20,6 +22,8 @@ pub(super) struct Region {
     init: Vec<u32>,
     /// Empty until the first access by a kernel, or if races are not checked.
     sectors: Vec<Sector>,
+    /// What transfers did before that.
+    strips: Strips,
     sync: HashMap<u32, SyncVar>,
     checks: Checks,
 }
@@ -78,6 +82,7 @@ impl Region {
         self.data.fill(0);
         self.init.fill(0);
         self.sectors.clear();
+        self.strips = Strips::default();
         self.sync.clear();
     }
 
@@ -195,7 +200,7 @@ impl Region {
         strong: bool,
     ) -> Result<(), LaneFault> {
         if self.checks.races && self.sectors.is_empty() {
-            self.sectors.resize_with(self.data.len() / SECTOR, Sector::default);
+            self.refine();
         }
         let width = access.width.bytes() as u32;
         let view = clock.view(warp);
@@ -270,92 +275,6 @@ impl Region {
         }
         Ok(())
     }
-
-    /// Host access: bytes out.
-    pub(super) fn read(&self, offset: usize, out: &mut [u8]) {
-        if let Some(bytes) = self.data.get(offset..offset + out.len()) {
-            out.copy_from_slice(bytes);
-        }
-    }
-
-    /// Host access: bytes in. They count as initialised, and as ordered before whatever follows.
-    pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) {
-        if let Some(slot) = self.data.get_mut(offset..offset + bytes.len()) {
-            slot.copy_from_slice(bytes);
-            self.settle(offset, bytes.len(), true);
-        }
-    }
-
-    /// Host access: `len` bytes of a repeated pattern, of which `phase` bytes lie before `offset`.
-    pub(super) fn fill(&mut self, offset: usize, len: usize, pattern: &[u8], phase: usize) {
-        let Some(slot) = self.data.get_mut(offset..offset + len) else { return };
-        match pattern {
-            [] => return,
-            [byte] => slot.fill(*byte),
-            _ => {
-                for (index, byte) in slot.iter_mut().enumerate() {
-                    *byte = pattern[(phase + index) % pattern.len()];
-                }
-            }
-        }
-        self.settle(offset, len, true);
-    }
-
-    /// The first uninitialised byte in a range, if that is known.
-    pub(super) fn first_uninitialised(&self, offset: usize, len: usize) -> Option<usize> {
-        let sectors = offset / SECTOR..(offset + len).div_ceil(SECTOR);
-        for (index, init) in self.init.get(sectors.clone())?.iter().enumerate() {
-            let start = (sectors.start + index) * SECTOR;
-            let missing = !init & within(start, offset, len);
-            if missing != 0 {
-                return Some(start + missing.trailing_zeros() as usize);
-            }
-        }
-        None
-    }
-
-    /// The stretches of a range that were never written, relative to its start.
-    pub(super) fn uninitialised(&self, offset: usize, len: usize) -> Vec<Range<usize>> {
-        let written =
-            |at: usize| self.init.get(at / SECTOR).is_none_or(|init| init >> (at % SECTOR) & 1 != 0);
-        let (mut holes, mut at, end) = (Vec::new(), offset, offset + len);
-        while let Some(start) = self.first_uninitialised(at, end - at) {
-            at = (start..end).find(|&byte| written(byte)).unwrap_or(end);
-            holes.push(start - offset..at - offset);
-        }
-        holes
-    }
-
-    /// Marks a range as initialised or not, and forgets who touched it.
-    pub(super) fn settle(&mut self, offset: usize, len: usize, initialised: bool) {
-        for index in offset / SECTOR..(offset + len).div_ceil(SECTOR) {
-            let bytes = within(index * SECTOR, offset, len);
-            if let Some(init) = self.init.get_mut(index) {
-                *init = if initialised { *init | bytes } else { *init & !bytes };
-            }
-            if let Some(sector) = self.sectors.get_mut(index) {
-                sector.forget(bytes);
-            }
-        }
-        if !self.sync.is_empty() {
-            let range = (offset as u32 / GRANULE * GRANULE)..(offset + len) as u32;
-            self.sync.retain(|granule, _| !range.contains(granule));
-        }
-    }
-
-    /// Flips one bit behind everyone's back.
-    pub(super) fn flip(&mut self, offset: usize, bit: u32) {
-        if let Some(byte) = self.data.get_mut(offset) {
-            *byte ^= 1 << (bit % 8);
-        }
-    }
-}
-
-/// The bytes of the sector at `start` that lie in a range.
-fn within(start: usize, offset: usize, len: usize) -> u32 {
-    let from = offset.max(start) - start;
-    let to = (offset + len).min(start + SECTOR).saturating_sub(start);
-    if to <= from { 0 } else { bytes_at(from as u32, (to - from) as u32) }
 }
 
 fn copy(to: &mut [u8], from: &[u8]) {

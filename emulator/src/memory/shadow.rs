@@ -64,6 +64,11 @@ impl Stamp {
         Self { epoch, bytes, lanes: 0, source, shift, lane0: lane0 as i8, flags }
     }
 
+    /// The same on other bytes; for a stamp whose lanes touched every byte.
+    pub(super) fn on(self, bytes: u32) -> Self {
+        Self { bytes, ..self }
+    }
+
     pub(super) fn action(&self) -> Action {
         match self.flags & (READ | WRITE) {
             WRITE => Action::Store,
@@ -147,7 +152,7 @@ impl Stamp {
     }
 
     /// Whether whatever is ordered after `new` is, on the bytes they share, ordered after `self` too. May say no.
-    fn precedes(&self, new: &Stamp, view: &View<'_>) -> bool {
+    pub(super) fn precedes(&self, new: &Stamp, view: &View<'_>) -> bool {
         if view.ancient(self.epoch) {
             return true;
         }
@@ -169,7 +174,7 @@ pub(super) struct Conflict {
 }
 
 /// The first pair of threads, by byte and lane, that share a byte and are unordered.
-fn unordered(old: &Stamp, new: &Stamp, view: &View<'_>) -> Option<Conflict> {
+pub(super) fn unordered(old: &Stamp, new: &Stamp, view: &View<'_>) -> Option<Conflict> {
     let mut overlap = old.bytes & new.bytes;
     if overlap == 0 || view.ancient(old.epoch) {
         return None;
@@ -391,6 +396,17 @@ impl Sector {
         let more = self.more.get_or_insert_default();
         more.narrow = new.flags & WIDE == 0 || (more.narrow && !more.strong.is_empty());
         more.strong.insert(new, view);
+    }
+
+    /// Takes in an access that was checked and recorded elsewhere before there was a sector, and none since.
+    pub(super) fn adopt(&mut self, stamp: &Stamp) {
+        if stamp.flags & WRITE != 0 {
+            self.add_write(stamp);
+        } else if self.read.bytes == 0 {
+            self.read = *stamp;
+        } else {
+            self.more.get_or_insert_default().reads.few.push(*stamp);
+        }
     }
 
     /// The first write by the running launch to bytes that a non-coherent load reads.
