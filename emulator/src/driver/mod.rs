@@ -8,10 +8,12 @@
 //! What is not supported exists and says so: every symbol of the driver that is not built answers
 //! `CUDA_ERROR_NOT_SUPPORTED` and names itself.
 
+#[allow(dead_code, reason = "a table")]
 mod abi;
 mod api;
 mod attributes;
 mod capture;
+#[allow(dead_code, reason = "a table")]
 mod codes;
 mod config;
 mod fault;
@@ -19,6 +21,7 @@ mod graph;
 mod handles;
 mod journal;
 mod order;
+#[allow(unsafe_code, reason = "the C side of the API: every pointer that callers pass")]
 mod raw;
 mod run;
 mod state;
@@ -35,6 +38,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// The exported symbols that came to be after a version of the driver, such as `12.4`.
+pub fn symbols_after(version: &str) -> Result<Vec<String>, String> {
+    let version = config::version(version).ok_or_else(|| format!("`{version}` is no version such as 12.4"))?;
+    let all = symbols::SYMBOLS.iter().chain(symbols::PER_THREAD);
+    Ok(all.filter(|symbol| symbol.since > version).map(|symbol| symbol.exported.to_string()).collect())
+}
 
 /// A result code that is not success, with what there is to say about it.
 #[derive(Debug, Clone)]
@@ -226,14 +236,14 @@ pub(crate) fn entry(name: &'static str, needs: Needs, body: impl FnOnce(&mut Cal
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let mut call = Call { guard: Some(lock()), context, thread: THREAD.with(|thread| *thread) };
         let answer = begin(&mut call, name, needs).and_then(|()| body(&mut call));
-        let code = answer.as_ref().err().map_or(codes::SUCCESS, |refusal| refusal.code);
-        if let Err(refusal) = answer
-            && !refusal.text.is_empty()
-        {
-            call.journal.last_error = format!("{name}: {}", refusal.text);
+        let (code, text) = match answer {
+            Ok(()) => (codes::SUCCESS, String::new()),
+            Err(Refusal { code, text }) => (code, text),
+        };
+        if code != codes::SUCCESS {
+            call.journal.last_error = format!("{name}: {text}");
         }
         if call.settings.trace {
-            let text = if code == 0 { "" } else { call.journal.last_error.as_str() };
             eprintln!("orthant-emulator: {name} -> {code} {text}");
         }
         if !call.pending.is_empty() {

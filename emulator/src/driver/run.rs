@@ -184,10 +184,8 @@ impl State {
             Err(fault) => {
                 self.journal.failed_launch(&work.kernel);
                 let mut text = fault.to_string();
-                if let Some(other) = fault.other.as_ref().filter(|other| other.thread.is_none())
-                    && let Some(label) = self.devices[index].labels.get(other.launch as usize)
-                {
-                    text += &format!(" (that was `{label}`, work {} of the device)", other.launch);
+                if let Some(other) = fault.other.as_ref().filter(|other| other.thread.is_none()) {
+                    text += &self.labelled(index, other.launch);
                 }
                 Err(Failure { code: code_of(fault.kind), text, fault: Some(fault) })
             }
@@ -273,8 +271,28 @@ impl State {
         Ok(())
     }
 
-    fn transfer_failure(&self, label: &str, error: TransferError) -> Failure {
-        Failure { code: codes::ILLEGAL_ADDRESS, text: format!("{label}: {error}"), fault: None }
+    fn transfer_failure(&self, device: usize, label: &str, error: TransferError) -> Failure {
+        let mut text = format!("{label}: {error}");
+        // A card copies whatever it finds; what it would not notice is a failed launch here.
+        let code = match &error {
+            TransferError::Host(_) => codes::ILLEGAL_ADDRESS,
+            TransferError::Race(fault) => {
+                if let Some(other) = fault.kind.other() {
+                    text += &self.labelled(device, other.launch);
+                    if let Some(place) = self.devices[device].places.get(other.source as usize) {
+                        text += &format!(" at {place}");
+                    }
+                }
+                codes::LAUNCH_FAILED
+            }
+        };
+        Failure { code, text, fault: None }
+    }
+
+    /// What work of a device was, for reports.
+    fn labelled(&self, device: usize, launch: u64) -> String {
+        let label = self.devices[device].labels.get(launch as usize);
+        label.map_or(String::new(), |label| format!("; work {launch} of the device was `{label}`"))
     }
 
     /// Frees a block whose turn has come.

@@ -36,7 +36,7 @@ mod warp;
 
 pub(crate) use block::Random;
 pub use card::Card;
-pub(crate) use card::{Bad, MAX_THREADS};
+pub(crate) use card::{Bad, MAX_BLOCK, MAX_GRID, MAX_THREADS};
 pub use counters::{Class, Counters, Issued, SharedTraffic, Traffic};
 pub use fault::{Fault, FaultKind, Other, Place, ThreadId};
 pub use lower::LoadError;
