@@ -343,6 +343,68 @@ fn many_streams_read() {
 }
 
 #[test]
+fn streams_read_before_a_kernel_comes() {
+    // The same with few enough that they are kept as stretches, until a kernel touches other bytes of the sector.
+    for missing in 0..6 {
+        let card = Card::new();
+        for stream in 0..6 {
+            card.run(Out(90 + stream, 30), After::Launches { before: 0, and: &[] }).unwrap();
+        }
+        card.run(Load(120, Width::B8), After::Launches { before: 0, and: &[] }).unwrap();
+        let known = [0..missing, missing + 1..6];
+        let refused = card.run(In(100, 1), After::Launches { before: 0, and: &known }).unwrap_err();
+        let FaultKind::Race(other) = refused.fault().kind else { panic!() };
+        assert_eq!(other.launch, missing);
+        card.run(In(100, 1), After::Launches { before: 6, and: &[] }).unwrap();
+    }
+}
+
+#[test]
+fn reads_of_untouched_memory_count() {
+    let card = Card::new();
+    let memory = &card.memory;
+    let x = memory.allocate(SIZE as u64).unwrap();
+    let apart = || memory.begin_transfer(After::Launches { before: 0, and: &[] });
+    let mut out = vec![1; SIZE];
+    memory.read_as(&apart(), x, &mut out).unwrap();
+    assert!(out.iter().all(|&byte| byte == 0));
+    let error = memory.write_as(&apart(), x + 150_000, &[1]);
+    assert!(matches!(error, Err(TransferError::Race(_))), "{error:?}");
+}
+
+#[test]
+fn ranges_of_launches() {
+    // However the same set is told, exactly it is known.
+    let ids = [1u64, 2, 3, 5, 8];
+    let told: [(u64, &[std::ops::Range<u64>]); 6] = [
+        (0, &[1..4, 5..6, 8..9]),
+        (0, &[8..9, 5..6, 1..2, 2..3, 3..4]),
+        (0, &[1..4, 2..3, 5..6, 5..6, 8..9]),
+        (0, &[2..4, 1..4, 8..9, 7..7, 5..6]),
+        (1, &[1..3, 2..4, 5..6, 8..9]),
+        (1, &[3..4, 8..9, 5..6, 0..3]),
+    ];
+    for (before, and) in told {
+        for id in 0..10 {
+            let card = Card::new();
+            for launch in 0..10u64 {
+                let apart = After::Launches { before: 0, and: &[] };
+                assert_eq!(card.run(In(launch * 10, 10), apart).unwrap(), launch);
+            }
+            let known = ids.contains(&id) || id < before || (and.contains(&(0..3)) && id < 3);
+            let read = card.run(Out(id * 10 + 5, 1), After::Launches { before, and });
+            assert_eq!(read.is_ok(), known, "{id} with {before} and {and:?}");
+        }
+    }
+    // Ids that are not begun yet are nothing.
+    let card = Card::new();
+    card.run(In(0, 1), After::Everything).unwrap();
+    let later = [0..0, 1..u64::MAX];
+    assert!(card.run(Out(0, 1), After::Launches { before: 0, and: &later }).is_err());
+    card.run(Out(0, 1), After::Launches { before: u64::MAX, and: &later }).unwrap();
+}
+
+#[test]
 fn a_copy_over_a_flag_ends_its_releases() {
     // A message passed through a flag from kernel to kernel; a memset of the flag in between, ordered with both.
     for reset in [false, true] {
