@@ -87,8 +87,12 @@ pub fn locate() -> Result<PathBuf, Error> {
     let program = std::env::current_exe().unwrap_or_default();
     let folder = program.parent().unwrap_or(Path::new("."));
     // Programs lie in target/PROFILE, tests in deps/ below it and examples in examples/.
-    for folder in [Some(folder), Some(&folder.join("deps")), folder.parent(), folder.parent().map(|up| up.join("deps")).as_deref()]
-    {
+    for folder in [
+        Some(folder),
+        Some(&folder.join("deps")),
+        folder.parent(),
+        folder.parent().map(|up| up.join("deps")).as_deref(),
+    ] {
         let Some(file) = folder.map(|folder| folder.join(FILE_NAME)) else { continue };
         if file.is_file() {
             return Ok(file);
@@ -115,8 +119,8 @@ impl Emulator {
         // A bare name would be looked for on the loader's path.
         let absolute = std::path::absolute(&path).map_err(|e| failed(e.to_string()))?;
         // SAFETY: the library's initialisers do nothing but what Rust's runtime does.
-        let library =
-            unsafe { Library::open(Some(&absolute), RTLD_NOW | RTLD_LOCAL) }.map_err(|e| failed(e.to_string()))?;
+        let library = unsafe { Library::open(Some(&absolute), RTLD_NOW | RTLD_LOCAL) }
+            .map_err(|e| failed(e.to_string()))?;
         let emulator = Emulator { library };
         let own = emulator.address(c"orthant_emulated")?;
         // SAFETY: as above; if another library answers to the name it has been loaded before, or is a driver, which is
@@ -151,7 +155,8 @@ impl Emulator {
 
     /// Lets the `nth` call from now on of a function (`*`: of any) fail with a `CUresult`.
     pub fn inject(&self, function: &str, nth: u64, code: u32) -> Result<(), Error> {
-        let inject = self.symbol::<extern "C" fn(*const c_char, u64, u32) -> u32>(c"orthant_emulator_inject")?;
+        let inject =
+            self.symbol::<extern "C" fn(*const c_char, u64, u32) -> u32>(c"orthant_emulator_inject")?;
         let name = CString::new(function).unwrap_or_default();
         self.answer("a fault to order", inject(name.as_ptr(), nth, code))
     }
@@ -176,7 +181,8 @@ impl Emulator {
 
     /// What happened so far: calls, launches with their counters, faults, what is alive; as JSON.
     pub fn report(&self) -> String {
-        let Ok(report) = self.symbol::<extern "C" fn(*mut u8, usize) -> usize>(c"orthant_emulator_report") else {
+        let Ok(report) = self.symbol::<extern "C" fn(*mut u8, usize) -> usize>(c"orthant_emulator_report")
+        else {
             return String::new();
         };
         let mut bytes = Vec::new();

@@ -80,15 +80,19 @@ impl State {
                 left.extend(&capture.nodes[index].after);
             }
         }
-        let forked = self.streams.iter().filter(|&(other, s)| {
-            other != stream && s.capture.as_ref().is_some_and(|(own, _)| *own == id)
-        });
+        let forked = self
+            .streams
+            .iter()
+            .filter(|&(other, s)| other != stream && s.capture.as_ref().is_some_and(|(own, _)| *own == id));
         let unjoined = forked
             .flat_map(|(_, s)| s.capture.iter().flat_map(|(_, ends)| ends))
             .any(|&index| !joined[index]);
         let Some(capture) = self.drop_capture(id) else { return Err(codes::ILLEGAL_STATE.into()) };
         if capture.invalid {
-            return Err(Refusal::new(codes::STREAM_CAPTURE_INVALIDATED, "an earlier error ended the capture"));
+            return Err(Refusal::new(
+                codes::STREAM_CAPTURE_INVALIDATED,
+                "an earlier error ended the capture",
+            ));
         }
         if unjoined {
             return Err(Refusal::new(
@@ -123,7 +127,11 @@ impl State {
         if let Some((id, after)) = found.capture.clone() {
             self.live_capture(id)?;
             if matches!(work, Work::Free(_)) {
-                return self.invalidate(id, codes::NOT_SUPPORTED, "allocation nodes in graphs are not supported");
+                return self.invalidate(
+                    id,
+                    codes::NOT_SUPPORTED,
+                    "allocation nodes in graphs are not supported",
+                );
             }
             let Some(capture) = self.captures.get_mut(&id) else { return Err(codes::ILLEGAL_STATE.into()) };
             capture.nodes.push(Node { task: Task::Work(work), after });

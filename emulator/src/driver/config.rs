@@ -254,13 +254,33 @@ mod tests {
         assert_eq!(with("ORTHANT_EMULATOR_SEED", "0x10").unwrap().options.seed, 16);
         assert_eq!(with("MEMORY", "3G").unwrap().card.memory_bytes, 3 << 30);
         assert_eq!(with("DRIVER", "12.4").unwrap().driver, 12_040);
-        assert_eq!(with("CHECKS", "races").unwrap().options.checks, Checks { races: true, uninitialised: false });
+        assert_eq!(
+            with("CHECKS", "races").unwrap().options.checks,
+            Checks { races: true, uninitialised: false }
+        );
         let wrong = [
-            ("CARD", "sm_70"), ("CARD", "sm_80,sms"), ("CARD", "sm_80,sms=0"), ("CARD", "sm_80,x=1"),
-            ("DEVICES", "0"), ("DEVICES", "5"), ("MEMORY", "0"), ("MEMORY", "1T"), ("SEED", "x"),
-            ("CHECKS", "some"), ("THREADS", "-1"), ("WARP_LIMIT", "0"), ("DRIVER", "10.2"), ("DRIVER", "14.0"),
-            ("FAULTS", "cuInit"), ("FAULTS", "cuInit#0=2"), ("FAULTS", "cuInit#1=nonsense"), ("FLIPS", "1+2"),
-            ("IDLE_MS", "soon"), ("QUIET", "yes"), ("TRACE", "2"), ("NOTHING", "1"),
+            ("CARD", "sm_70"),
+            ("CARD", "sm_80,sms"),
+            ("CARD", "sm_80,sms=0"),
+            ("CARD", "sm_80,x=1"),
+            ("DEVICES", "0"),
+            ("DEVICES", "5"),
+            ("MEMORY", "0"),
+            ("MEMORY", "1T"),
+            ("SEED", "x"),
+            ("CHECKS", "some"),
+            ("THREADS", "-1"),
+            ("WARP_LIMIT", "0"),
+            ("DRIVER", "10.2"),
+            ("DRIVER", "14.0"),
+            ("FAULTS", "cuInit"),
+            ("FAULTS", "cuInit#0=2"),
+            ("FAULTS", "cuInit#1=nonsense"),
+            ("FLIPS", "1+2"),
+            ("IDLE_MS", "soon"),
+            ("QUIET", "yes"),
+            ("TRACE", "2"),
+            ("NOTHING", "1"),
         ];
         for (name, value) in wrong {
             let error = with(name, value).expect_err(value);
@@ -274,7 +294,15 @@ mod tests {
     #[test]
     fn drivers_know_the_ptx_of_their_time() {
         // Table of PTX ISA releases: CUDA 11.8 has 7.8, 12.0 8.0, 12.5 and 12.6 8.5, 12.8 8.7, 12.9 8.8, 13.0 9.0.
-        let table = [("11.8", 78), ("12.0", 80), ("12.5", 85), ("12.6", 85), ("12.8", 87), ("12.9", 88), ("13.0", 90)];
+        let table = [
+            ("11.8", 78),
+            ("12.0", 80),
+            ("12.5", 85),
+            ("12.6", 85),
+            ("12.8", 87),
+            ("12.9", 88),
+            ("13.0", 90),
+        ];
         for (driver, ptx) in table {
             assert_eq!(with("DRIVER", driver).unwrap().newest_ptx(), ptx, "{driver}");
         }

@@ -111,6 +111,8 @@ struct Report<'a> {
     /// Numbers are an emulator's and never times.
     emulated: bool,
     version: &'static str,
+    /// The file that the driver was loaded from.
+    library: Option<String>,
     device: &'a crate::exec::Card,
     devices: usize,
     driver: u32,
@@ -153,6 +155,7 @@ impl State {
         let report = Report {
             emulated: true,
             version: env!("CARGO_PKG_VERSION"),
+            library: super::raw::own_path(),
             device: &self.settings.card,
             devices: self.settings.devices,
             driver: self.settings.driver,

@@ -41,7 +41,8 @@ use std::time::Duration;
 
 /// The exported symbols that came to be after a version of the driver, such as `12.4`.
 pub fn symbols_after(version: &str) -> Result<Vec<String>, String> {
-    let version = config::version(version).ok_or_else(|| format!("`{version}` is no version such as 12.4"))?;
+    let version =
+        config::version(version).ok_or_else(|| format!("`{version}` is no version such as 12.4"))?;
     let all = symbols::SYMBOLS.iter().chain(symbols::PER_THREAD);
     Ok(all.filter(|symbol| symbol.since > version).map(|symbol| symbol.exported.to_string()).collect())
 }
@@ -176,8 +177,12 @@ impl Call {
         {
             self.wait(&record)?;
         }
-        let tails: Vec<_> =
-            self.streams.iter().filter(|(_, s)| s.context == context).filter_map(|(_, s)| s.tail.clone()).collect();
+        let tails: Vec<_> = self
+            .streams
+            .iter()
+            .filter(|(_, s)| s.context == context)
+            .filter_map(|(_, s)| s.tail.clone())
+            .collect();
         tails.iter().try_for_each(|tail| self.wait(tail))
     }
 
@@ -323,7 +328,8 @@ fn serve() {
             continue;
         }
         let idle = Duration::from_millis(state.settings.idle.max(1));
-        let (guard, waited) = DRIVER.changed.wait_timeout(state, idle).unwrap_or_else(PoisonError::into_inner);
+        let (guard, waited) =
+            DRIVER.changed.wait_timeout(state, idle).unwrap_or_else(PoisonError::into_inner);
         state = guard;
         if waited.timed_out() {
             // Nobody has called for a while: whoever waits for the work by other means must see it go on.

@@ -111,10 +111,10 @@ mod tests {
     fn known_launches_merge_into_ranges() {
         let mut a = Known::default();
         [0, 1, 2, 5, 7, 6, 1].into_iter().for_each(|launch| a.add(0, launch));
-        assert_eq!(a.on(0), (3, &[5..8][..]));
+        assert_eq!(a.on(0), (3, std::slice::from_ref(&(5..8))));
         let mut b = Known::default();
         [3, 4].into_iter().for_each(|launch| b.add(0, launch));
-        assert_eq!(b.on(0), (0, &[3..5][..]));
+        assert_eq!(b.on(0), (0, std::slice::from_ref(&(3..5))));
         b.add(1, 0);
         a.join(&b);
         assert_eq!((a.on(0), a.on(1), a.on(2)), ((8, &[][..]), (1, &[][..]), (0, &[][..])));

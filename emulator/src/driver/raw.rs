@@ -8,9 +8,17 @@ use super::{Answer, codes};
 use std::ffi::{CStr, c_char, c_void};
 
 /// Where the API writes a `T` to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 #[repr(transparent)]
 pub(crate) struct Out<T>(*mut T);
+
+impl<T> Clone for Out<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Out<T> {}
 
 impl<T> Out<T> {
     pub fn is_null(self) -> bool {
@@ -59,9 +67,17 @@ impl<T: Copy> Out<T> {
 }
 
 /// Where the API reads a `T`, or several, from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 #[repr(transparent)]
 pub(crate) struct In<T>(*const T);
+
+impl<T> Clone for In<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for In<T> {}
 
 impl<T> In<T> {
     pub fn null() -> In<T> {
@@ -216,8 +232,7 @@ impl Callback {
             }
             Some(stream) => {
                 // SAFETY: as above.
-                let function: extern "C" fn(u64, u32, usize) =
-                    unsafe { std::mem::transmute(self.function) };
+                let function: extern "C" fn(u64, u32, usize) = unsafe { std::mem::transmute(self.function) };
                 function(stream, status, self.data);
             }
         }

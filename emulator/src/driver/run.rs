@@ -220,12 +220,13 @@ impl State {
         }
         let launch = |device: usize| launches.iter().find(|(other, _)| *other == device).map(|(_, l)| l);
         for (to, from, len) in copy.rows() {
-            let fail = |error| self.transfer_failure(&label, error);
             match (&copy.from.end, &copy.to.end) {
                 (&End::Device(a, source), &End::Device(b, target)) if a == b => {
                     let Some(launch) = launch(a) else { continue };
                     let memory = &self.devices[a].memory;
-                    memory.copy_as(launch, target + to as u64, source + from as u64, len).map_err(fail)?;
+                    memory
+                        .copy_as(launch, target + to as u64, source + from as u64, len)
+                        .map_err(|error| self.transfer_failure(a, &label, error))?;
                 }
                 (source, target) => {
                     let bytes = match source {
@@ -233,7 +234,9 @@ impl State {
                             let mut bytes = vec![0; len];
                             let Some(launch) = launch(device) else { continue };
                             let memory = &self.devices[device].memory;
-                            memory.read_as(launch, source + from as u64, &mut bytes).map_err(fail)?;
+                            memory
+                                .read_as(launch, source + from as u64, &mut bytes)
+                                .map_err(|error| self.transfer_failure(device, &label, error))?;
                             bytes
                         }
                         End::Host(address) => raw::read_host(address + from, len),
@@ -243,7 +246,9 @@ impl State {
                         &End::Device(device, target) => {
                             let Some(launch) = launch(device) else { continue };
                             let memory = &self.devices[device].memory;
-                            memory.write_as(launch, target + to as u64, &bytes).map_err(fail)?;
+                            memory
+                                .write_as(launch, target + to as u64, &bytes)
+                                .map_err(|error| self.transfer_failure(device, &label, error))?;
                         }
                         End::Host(address) => raw::write_host(address + to, &bytes),
                         End::Staged(_) => {}
@@ -261,12 +266,16 @@ impl State {
         let row = fill.width * fill.element;
         self.journal.filled((row * fill.rows) as u64);
         let dense = fill.rows <= 1 || fill.pitch == row;
-        let rows = if dense { vec![(0, row * fill.rows)] } else { (0..fill.rows).map(|r| (r * fill.pitch, row)).collect() };
+        let rows = if dense {
+            vec![(0, row * fill.rows)]
+        } else {
+            (0..fill.rows).map(|r| (r * fill.pitch, row)).collect()
+        };
         for (offset, len) in rows {
             let memory = &self.devices[fill.device].memory;
             memory
                 .fill_as(&launch, fill.address + offset as u64, pattern, len)
-                .map_err(|error| self.transfer_failure(&label, error))?;
+                .map_err(|error| self.transfer_failure(fill.device, &label, error))?;
         }
         Ok(())
     }

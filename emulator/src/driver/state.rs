@@ -14,7 +14,7 @@ use super::raw;
 use super::work::Code;
 use super::{Answer, Refusal, codes};
 use crate::exec::{Card, Place};
-use crate::memory::{DeviceMemory, MemoryConfig};
+use crate::memory::{AllocateError, DeviceMemory, MemoryConfig};
 
 /// A card.
 pub(crate) struct Device {
@@ -160,8 +160,9 @@ pub(crate) struct State {
     pub names: BTreeMap<String, CString>,
 }
 
-/// Addresses of a device's memory.
-const DEVICE_SPACE: u64 = 1 << 40;
+/// Addresses of a device's memory. Four devices end below where the host has its heaps and stacks (0x55.. and 0x7f..), so
+/// that an address tells whose it is.
+const DEVICE_SPACE: u64 = 1 << 43;
 const FIRST_ADDRESS: u64 = 0x10_0000_0000;
 
 impl State {
@@ -236,6 +237,19 @@ impl State {
     pub fn device_of(&self, address: u64) -> Option<usize> {
         let index = usize::try_from(address.checked_sub(FIRST_ADDRESS)? / DEVICE_SPACE).ok()?;
         (index < self.devices.len()).then_some(index)
+    }
+
+    /// Allocates device memory; none if the device has no more.
+    pub fn allocate(&self, device: usize, bytes: u64) -> Result<u64, AllocateError> {
+        let memory = &self.devices[device].memory;
+        let base = memory.allocate(bytes)?;
+        // Addresses are never used twice, so a long run could get to the next device's.
+        let fits = base.checked_add(bytes).is_some_and(|end| self.device_of(end) == Some(device));
+        if !fits {
+            _ = memory.free(base);
+            return Err(AllocateError::OutOfMemory { requested: bytes, free: 0 });
+        }
+        Ok(base)
     }
 
     /// The block that contains an address: its start and what is known of it.

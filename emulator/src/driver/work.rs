@@ -20,8 +20,6 @@ pub(crate) struct Launch {
     pub block: [u32; 3],
     pub dynamic_shared: u32,
     pub params: Vec<u8>,
-    /// The handle it was launched by; graphs tell it.
-    pub function: u64,
 }
 
 /// One end of a copy.

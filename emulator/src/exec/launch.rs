@@ -116,7 +116,9 @@ fn parallel(env: &Env<'_>, threads: usize) -> Result<Vec<Tally>, Box<Fault>> {
 /// seed, at any time.
 fn interleaved(env: &Env<'_>) -> Result<Tally, Box<Fault>> {
     let order = Shuffled::new(env.blocks(), env.seed);
-    let capacity = env.card.resident_blocks(env.threads(), env.shared_bytes() as u32, env.kernel.registers).max(1) as usize;
+    let capacity =
+        env.card.resident_blocks(env.threads(), env.shared_bytes() as u32, env.kernel.registers).max(1)
+            as usize;
     let mut random = Random::new(env.seed, 1 << 63);
     let mut tally = Tally::default();
     let (mut active, mut idle) = (Vec::<Block>::new(), Vec::<Block>::new());

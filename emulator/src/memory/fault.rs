@@ -88,6 +88,18 @@ pub enum FaultKind {
     NonCoherentRead(Party),
 }
 
+impl FaultKind {
+    /// The other side, if there is one.
+    pub fn other(&self) -> Option<&Party> {
+        match self {
+            FaultKind::Race(party) | FaultKind::UnorderedRead(party) | FaultKind::NonCoherentRead(party) => {
+                Some(party)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// A check that fired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {

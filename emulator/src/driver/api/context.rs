@@ -176,7 +176,6 @@ api! {
     }
 }
 
-
 fn create(call: &mut Call, context: Out<u64>, flags: c_uint, device: c_int) -> Answer {
     let lost = call.device(device)?.lost;
     if let Some(code) = lost {

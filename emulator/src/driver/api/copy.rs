@@ -240,7 +240,8 @@ fn side(call: &Call, corner: Corner, size: [usize; 3]) -> Answer<Side> {
     let rows = if corner.height == 0 { height } else { corner.height };
     let offset = || {
         let slice = pitch.checked_mul(rows)?;
-        let offset = corner.z.checked_mul(slice)?.checked_add(corner.y.checked_mul(pitch)?)?.checked_add(corner.x)?;
+        let offset =
+            corner.z.checked_mul(slice)?.checked_add(corner.y.checked_mul(pitch)?)?.checked_add(corner.x)?;
         Some((slice, offset))
     };
     let (slice, offset) = offset().ok_or_else(|| wrong("the sizes overflow"))?;
@@ -319,7 +320,7 @@ pub(super) fn fill(call: &Call, area: &Area, value: u32, element: usize) -> Answ
     if area.rows > 1 && area.pitch < row {
         return Err(wrong("the pitch is less than the width"));
     }
-    if area.to % element as u64 != 0 || area.rows > 1 && area.pitch % element != 0 {
+    if !area.to.is_multiple_of(element as u64) || area.rows > 1 && !area.pitch.is_multiple_of(element) {
         return Err(wrong("address and pitch are multiples of the element's size"));
     }
     let mut fill = Fill {
@@ -346,4 +347,3 @@ fn memset(call: &mut Call, stream: u64, area: Area, value: u32, element: usize) 
     }
     call.submit(stream, Work::Fill(fill)).map(drop)
 }
-

@@ -70,7 +70,9 @@ fn usable(call: &mut Call, event: u64) -> Answer<u64> {
     let context = found.context;
     call.healthy(context)?;
     match found.captured {
-        Some((id, _)) => call.invalidate(id, codes::CAPTURED_EVENT, "the event was last recorded in a capture"),
+        Some((id, _)) => {
+            call.invalidate(id, codes::CAPTURED_EVENT, "the event was last recorded in a capture")
+        }
         None => Ok(context),
     }
 }

@@ -160,17 +160,25 @@ pub(super) fn prepare(
         (_, true) => {
             for (index, &(offset, size)) in kernel.params.iter().enumerate() {
                 let at = params.at(index).map_err(|_| {
-                    Refusal::new(codes::INVALID_VALUE, named(&format!("{} arguments, none given", kernel.params.len())))
+                    Refusal::new(
+                        codes::INVALID_VALUE,
+                        named(&format!("{} arguments, none given", kernel.params.len())),
+                    )
                 })?;
                 if at == 0 {
-                    return Err(Refusal::new(codes::INVALID_VALUE, named(&format!("argument {index} is null"))));
+                    return Err(Refusal::new(
+                        codes::INVALID_VALUE,
+                        named(&format!("argument {index} is null")),
+                    ));
                 }
                 bytes[offset..offset + size as usize].copy_from_slice(&read_host(at, size as usize));
             }
         }
         (true, false) => {
             let (buffer, size) = packed(extra)?;
-            if size > bytes.len() || size < kernel.params.iter().map(|&(at, n)| at + n as usize).max().unwrap_or(0) {
+            if size > bytes.len()
+                || size < kernel.params.iter().map(|&(at, n)| at + n as usize).max().unwrap_or(0)
+            {
                 let text = named(&format!("{size} bytes of arguments, it takes {}", bytes.len()));
                 return Err(Refusal::new(codes::INVALID_VALUE, text));
             }
@@ -187,7 +195,6 @@ pub(super) fn prepare(
         block: shape.block,
         dynamic_shared: shape.shared,
         params: bytes,
-        function: handle,
     })
 }
 

@@ -221,7 +221,7 @@ fn allocate(call: &mut Call, bytes: usize, pool: Option<u64>) -> Answer<u64> {
         Some(pool) => pool.device,
         None => call.context(context)?.device,
     };
-    let base = call.devices[device].memory.allocate(bytes as u64).map_err(|error| {
+    let base = call.allocate(device, bytes as u64).map_err(|error| {
         let code = match error {
             AllocateError::OutOfMemory { .. } => codes::OUT_OF_MEMORY,
             _ => codes::INVALID_VALUE,
@@ -255,9 +255,7 @@ fn allocating_stream(call: &mut Call, stream: u64) -> Answer<u64> {
     let stream = call.stream(stream)?;
     match call.streams.get(stream).and_then(|s| s.capture.as_ref()).map(|(id, _)| *id) {
         None => Ok(stream),
-        Some(id) => {
-            call.invalidate(id, codes::NOT_SUPPORTED, "allocation nodes in graphs are not supported")
-        }
+        Some(id) => call.invalidate(id, codes::NOT_SUPPORTED, "allocation nodes in graphs are not supported"),
     }
 }
 

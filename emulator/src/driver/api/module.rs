@@ -206,7 +206,8 @@ fn load_image(call: &mut Call, bytes: &[u8], library: bool) -> Answer<u64> {
     let (major, minor) = module.version;
     let newest = call.settings.newest_ptx();
     if major * 10 + minor > newest {
-        let text = format!("PTX {major}.{minor}: this driver knows PTX up to {}.{}", newest / 10, newest % 10);
+        let text =
+            format!("PTX {major}.{minor}: this driver knows PTX up to {}.{}", newest / 10, newest % 10);
         return Err(Refusal::new(codes::UNSUPPORTED_PTX_VERSION, text));
     }
     let index = call.context(call.context)?.device;
@@ -217,7 +218,8 @@ fn load_image(call: &mut Call, bytes: &[u8], library: bool) -> Answer<u64> {
         return Err(Refusal::new(codes::INVALID_PTX, text));
     }
     let image = load(&module, &device.memory, &mut device.places).map_err(|e| {
-        let code = if e.message.contains("not supported") { codes::NOT_SUPPORTED } else { codes::INVALID_PTX };
+        let code =
+            if e.message.contains("not supported") { codes::NOT_SUPPORTED } else { codes::INVALID_PTX };
         Refusal::new(code, format!("PTX {e}"))
     })?;
     let code = Arc::new(Code { image, device: index });

@@ -50,7 +50,8 @@ api! {
     fn cuStreamQuery(stream: u64) Context |call| {
         let stream = call.stream(stream)?;
         call.not_captured(stream)?;
-        let done = call.predecessors(stream)?.iter().fold(true, |done, record| call.ask(record) && done);
+        let waits = call.predecessors(stream)?;
+        let done = waits.iter().all(|record| call.ask(record));
         let context = call.streams.get(stream).map_or(0, |s| s.context);
         call.finish(context)?;
         if done { Ok(()) } else { Err(codes::NOT_READY.into()) }
@@ -153,7 +154,6 @@ api! {
     }
 }
 
-
 fn create(call: &mut Call, stream: Out<u64>, flags: c_uint, priority: c_int) -> Answer {
     if stream.is_null() || flags & !stream_flag::NON_BLOCKING != 0 {
         return Err(codes::INVALID_VALUE.into());
@@ -179,7 +179,10 @@ fn capture_info(call: &mut Call, stream: u64, (status, id): (Out<u32>, Out<u64>)
     call.no_implicit_order(stream)?;
     let (state, number) = capture_of(call, stream);
     if state == capture_status::ACTIVE && graph {
-        return Err(Refusal::new(codes::NOT_SUPPORTED, "a graph cannot be looked at while it is being captured"));
+        return Err(Refusal::new(
+            codes::NOT_SUPPORTED,
+            "a graph cannot be looked at while it is being captured",
+        ));
     }
     id.set_if(number);
     status.set(state)

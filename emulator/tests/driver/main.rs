@@ -1,0 +1,4 @@
+//! The driver API as a client sees it: through `liborthant_gpu.so`, preloaded, and cudarc's bindings.
+
+mod harness;
+mod streams;
