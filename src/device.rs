@@ -5,12 +5,27 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// A device that steps can run on. Only the CPU reference is built so far.
+/// A device that steps can run on. Only the CPU reference runs them so far; drivers can be probed (`orthant info`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Device {
     /// The CPU reference.
     Cpu,
+    /// A CUDA card, by its ordinal.
+    Cuda(u32),
+    /// The software GPU, which executes the kernels' PTX and checks it; never a measure of speed.
+    Emulated(EmulatedCard),
+}
+
+/// A card that the software GPU plays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum EmulatedCard {
+    /// An A100's like.
+    #[default]
+    Sm80,
+    /// An H100's or H200's like.
+    Sm90a,
 }
 
 impl Device {
@@ -21,12 +36,35 @@ impl Device {
     pub fn auto() -> Result<Self> {
         Ok(Self::Cpu)
     }
+
+    /// Whether an optimizer can run here.
+    ///
+    /// # Errors
+    /// For cards: what is wrong with the driver; else, until there are kernels, that there are none.
+    pub fn check_runs(self) -> Result<()> {
+        if self == Self::Cpu {
+            return Ok(());
+        }
+        crate::driver::Driver::open(self)?;
+        Err(Error::not_built(format!("stepping on device `{self}`"), "; use `cpu` or `auto`"))
+    }
+}
+
+impl fmt::Display for EmulatedCard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sm80 => "sm_80",
+            Self::Sm90a => "sm_90a",
+        })
+    }
 }
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Self::Emulated(card) => write!(f, "emulated:{card}"),
         }
     }
 }
@@ -34,17 +72,24 @@ impl fmt::Display for Device {
 impl FromStr for Device {
     type Err = Error;
 
-    /// `auto`, `cpu`; `cuda`, `cuda:N`, `emulated`, `emulated:sm_80`, `emulated:sm_90a` are reserved.
+    /// `auto`, `cpu`, `cuda`, `cuda:N`, `emulated`, `emulated:sm_80` or `emulated:sm_90a`. Whether a driver is there is
+    /// not looked at.
     fn from_str(text: &str) -> Result<Self> {
-        let not_built =
-            |what: &str| Err(Error::not_built(format!("device `{text}`: {what}"), "; use `cpu` or `auto`"));
+        let emulated = |card| Ok(Self::Emulated(card));
         match text.split_once(':') {
             None if text == "auto" => Self::auto(),
             None if text == "cpu" => Ok(Self::Cpu),
-            None if text == "cuda" => not_built("the CUDA backend"),
-            Some(("cuda", ordinal)) if ordinal.parse::<u32>().is_ok() => not_built("the CUDA backend"),
-            None if text == "emulated" => not_built("the software GPU"),
-            Some(("emulated", "sm_80" | "sm_90a")) => not_built("the software GPU"),
+            None if text == "cuda" => Ok(Self::Cuda(0)),
+            Some(("cuda", ordinal)) if ordinal.bytes().all(|b| b.is_ascii_digit()) && !ordinal.is_empty() => {
+                let ordinal = ordinal.parse().map_err(|_| Error::Device {
+                    device: text.to_owned(),
+                    reason: "there is no card of this number".into(),
+                })?;
+                Ok(Self::Cuda(ordinal))
+            }
+            None if text == "emulated" => emulated(EmulatedCard::Sm80),
+            Some(("emulated", "sm_80")) => emulated(EmulatedCard::Sm80),
+            Some(("emulated", "sm_90a")) => emulated(EmulatedCard::Sm90a),
             _ => Err(Error::Device {
                 device: text.to_owned(),
                 reason: "it must be auto, cpu, cuda, cuda:N, emulated, emulated:sm_80 or emulated:sm_90a"

@@ -32,7 +32,10 @@ pub mod candle;
 
 pub mod checkpoint;
 pub mod config;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod device;
+mod driver;
 mod error;
 pub mod files;
 mod group;
@@ -42,7 +45,8 @@ pub mod reference;
 mod tensor;
 
 pub use algorithm::Algorithm;
-pub use device::Device;
+pub use device::{Device, EmulatedCard};
+pub use driver::{DeviceInfo, Driver};
 pub use error::{Error, Result};
 pub use group::{Group, Master, Rounding, Splits, StateDtype};
 pub use optimizer::{Builder, NonFinite, Optimizer, Parameter, StepOptions, StepReport};

@@ -86,18 +86,15 @@ pub fn locate() -> Result<PathBuf, Error> {
     let mut looked_for = Vec::new();
     let program = std::env::current_exe().unwrap_or_default();
     let folder = program.parent().unwrap_or(Path::new("."));
-    // Programs lie in target/PROFILE, tests in deps/ below it and examples in examples/.
-    for folder in [
-        Some(folder),
-        Some(&folder.join("deps")),
-        folder.parent(),
-        folder.parent().map(|up| up.join("deps")).as_deref(),
-    ] {
-        let Some(file) = folder.map(|folder| folder.join(FILE_NAME)) else { continue };
-        if file.is_file() {
-            return Ok(file);
+    // Programs lie in target/PROFILE, tests in deps/ below it and examples in examples/. deps/ comes first: `cargo test`
+    // renews only that copy.
+    for folder in [Some(folder), folder.parent()].into_iter().flatten() {
+        for file in [folder.join("deps").join(FILE_NAME), folder.join(FILE_NAME)] {
+            if file.is_file() {
+                return Ok(file);
+            }
+            looked_for.push(file);
         }
-        looked_for.push(file);
     }
     Err(Error::NotFound { looked_for })
 }

@@ -1,11 +1,13 @@
 //! `orthant info`
 
 use orthant::algorithm::PRESETS;
+use orthant::{Device, Driver};
 
 use super::{Common, print};
 
 pub fn run(common: &Common) -> anyhow::Result<()> {
     let device = common.device()?;
+    let driver = if device == Device::Cpu { None } else { Some(Driver::open(device)?) };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (built, reserved): (Vec<_>, Vec<_>) = PRESETS.iter().partition(|p| p.is_built());
     let names =
@@ -14,7 +16,7 @@ pub fn run(common: &Common) -> anyhow::Result<()> {
         let row = serde_json::json!({
             "device": device.to_string(),
             "threads": threads,
-            "driver": null,
+            "driver": driver.as_ref().map(driver_json),
             "kernels": [],
             "algorithms": names(&built),
             "reserved": names(&reserved),
@@ -27,9 +29,56 @@ pub fn run(common: &Common) -> anyhow::Result<()> {
         return Ok(());
     }
     print(&format!("orthant {}", env!("CARGO_PKG_VERSION")));
-    print(&format!("device      {device} ({threads} threads), the reference implementation"));
-    print("kernels     none are built yet: no CUDA image is embedded, and no driver is looked for");
+    match &driver {
+        None => print(&format!("device      {device} ({threads} threads), the reference implementation")),
+        Some(driver) => driver_lines(device, driver).iter().for_each(|line| print(line)),
+    }
+    print("kernels     none are built yet: no CUDA image is embedded");
     print(&format!("algorithms  {}", names(&built).join(" ")));
     print(&format!("reserved    {} (not built yet)", names(&reserved).join(" ")));
     Ok(())
+}
+
+fn driver_json(driver: &Driver) -> serde_json::Value {
+    let devices: Vec<_> = driver
+        .devices
+        .iter()
+        .map(|card| {
+            serde_json::json!({
+                "name": card.name,
+                "compute_capability": format!("{}.{}", card.compute_capability.0, card.compute_capability.1),
+                "multiprocessors": card.multiprocessors,
+                "memory": card.memory,
+            })
+        })
+        .collect();
+    serde_json::json!({
+        "path": driver.path,
+        "version": format!("{}.{}", driver.version.0, driver.version.1),
+        "emulated": driver.emulated,
+        "devices": devices,
+    })
+}
+
+fn driver_lines(device: Device, driver: &Driver) -> Vec<String> {
+    let kind = if driver.emulated { ", the software GPU: its numbers are never times" } else { "" };
+    let mut lines = vec![
+        format!("device      {device}"),
+        format!(
+            "driver      {} (CUDA {}.{}{kind})",
+            driver.path.display(),
+            driver.version.0,
+            driver.version.1
+        ),
+    ];
+    lines.extend(driver.devices.iter().enumerate().map(|(ordinal, card)| {
+        let (major, minor) = card.compute_capability;
+        format!(
+            "card {ordinal}      {}, compute capability {major}.{minor}, {} multiprocessors, {} MiB",
+            card.name,
+            card.multiprocessors,
+            card.memory >> 20
+        )
+    }));
+    lines
 }

@@ -34,7 +34,7 @@ enum Command {
 
 #[derive(Args)]
 struct Common {
-    /// auto, cpu, cuda, cuda:N, emulated, emulated:sm_80 or emulated:sm_90a (built so far: the CPU)
+    /// auto, cpu, cuda, cuda:N, emulated, emulated:sm_80 or emulated:sm_90a (steps run on the CPU so far; `info` probes the others)
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     device: String,
     /// Compute type on the CPU [default: f64 if any parameter is stored in f64, else f32]

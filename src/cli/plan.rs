@@ -21,6 +21,7 @@ pub struct Options {
 
 pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     let device = common.device()?;
+    device.check_runs()?;
     let config = read_config(&options.config)?;
     let specs = read_tensors(&options.params)?
         .iter()

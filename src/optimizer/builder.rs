@@ -101,6 +101,7 @@ impl Builder {
     /// differs or that share storage with a parameter. Nothing is allocated or changed then.
     pub fn register(self, parameters: impl IntoIterator<Item = Parameter>) -> Result<Optimizer> {
         self.options.validate()?;
+        self.device.check_runs()?;
         let parameters: Vec<Parameter> = parameters.into_iter().collect();
         let specs = parameters.iter().map(spec).collect();
         let plan = Plan::new(self.groups, specs, self.precision)?;
@@ -123,7 +124,6 @@ impl Builder {
             .zip(&parameters)
             .map(|(planned, p)| initial_state(&plan, planned, &p.data))
             .collect();
-        let Device::Cpu = self.device;
         Ok(Optimizer {
             device: self.device,
             plan,

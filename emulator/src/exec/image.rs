@@ -21,6 +21,7 @@ pub(crate) struct Image {
     /// Allocations that go with the module.
     pub owned: Vec<u64>,
     /// PTX version of the text.
+    #[cfg_attr(not(feature = "driver"), allow(dead_code))]
     pub version: (u32, u32),
 }
 

@@ -34,9 +34,12 @@ mod spaces;
 mod special;
 mod warp;
 
+#[cfg(feature = "driver")]
 pub(crate) use block::Random;
+pub(crate) use card::Bad;
 pub use card::Card;
-pub(crate) use card::{Bad, MAX_BLOCK, MAX_GRID, MAX_THREADS};
+#[cfg(feature = "driver")]
+pub(crate) use card::{MAX_BLOCK, MAX_GRID, MAX_THREADS};
 pub use counters::{Class, Counters, Issued, SharedTraffic, Traffic};
 pub use fault::{Fault, FaultKind, Other, Place, ThreadId};
 pub use lower::LoadError;

@@ -125,7 +125,8 @@ pub fn launch(
     stream: sys::CUstream,
     arguments: &[&dyn Argument],
 ) -> CUresult {
-    let mut params: Vec<*mut c_void> = arguments.iter().map(|argument| <dyn Argument>::address(*argument)).collect();
+    let mut params: Vec<*mut c_void> =
+        arguments.iter().map(|argument| <dyn Argument>::address(*argument)).collect();
     unsafe {
         sys::cuLaunchKernel(
             function,

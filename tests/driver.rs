@@ -1,0 +1,160 @@
+//! Drivers are found, told apart and refused with a reason. Child processes, since a process can have one driver only.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A `libcuda.so` as a C program of a few lines makes it: `version`, the answer of `cuInit`, and all the symbols that a
+/// probe asks for but `without`.
+fn stub(version: i32, init: i32, without: &str) -> TempDir {
+    let dir = TempDir::new().expect("a temporary folder");
+    let symbols = [
+        ("cuInit", format!("unsigned f) {{ return {init}")),
+        ("cuDriverGetVersion", format!("int *v) {{ *v = {version}; return 0")),
+        ("cuDeviceGetCount", "int *n) { *n = 0; return 0".into()),
+        ("cuDeviceGet", "int *d, int o) { return 101".into()),
+        ("cuDeviceGetName", "char *n, int l, int d) { return 101".into()),
+        ("cuDeviceGetAttribute", "int *v, int a, int d) { return 101".into()),
+        ("cuDeviceTotalMem_v2", "unsigned long *b, int d) { return 101".into()),
+    ];
+    let code: String = symbols
+        .iter()
+        .filter(|(name, _)| *name != without)
+        .map(|(name, rest)| format!("int {name}({rest}; }}\n"))
+        .collect();
+    fs::write(dir.path().join("stub.c"), code).expect("written");
+    let mut compile = Command::new("cc");
+    compile.args(["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", "libcuda.so", "stub.c"]);
+    let compiled = compile.current_dir(dir.path()).status().expect("a C compiler, cc");
+    assert!(compiled.success());
+    fs::copy(dir.path().join("libcuda.so"), dir.path().join("libcuda.so.1")).expect("copied");
+    dir
+}
+
+fn info(device: &str, library_path: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_orthant"))
+        .args(["info", "--json", "--device", device])
+        .env("LD_LIBRARY_PATH", library_path)
+        .output()
+        .expect("the program starts")
+}
+
+fn row(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut object: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    object["rows"][0].take()
+}
+
+#[track_caller]
+fn refused(output: &Output, words: &[&str]) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    assert!(output.stdout.is_empty());
+}
+
+/// The software GPU's library as cargo built it.
+fn emulator() -> PathBuf {
+    orthant_gpu::preload::locate().expect("the software GPU's library")
+}
+
+#[test]
+fn a_driver_that_cannot_be_used_is_an_error_with_its_cause() {
+    let none = stub(13_000, 100, "");
+    refused(&info("cuda", none.path()), &["device `cuda:0`", "has no card", "libcuda.so"]);
+    let old = stub(11_040, 0, "");
+    refused(&info("cuda:1", old.path()), &["device `cuda:1`", "supports CUDA 11.4", "12.0 is needed"]);
+    let lacking = stub(13_000, 0, "cuDeviceTotalMem_v2");
+    refused(&info("cuda", lacking.path()), &["lacks cuDeviceTotalMem_v2"]);
+    let broken = stub(13_000, 999, "");
+    refused(&info("cuda", broken.path()), &["cuInit failed", "UNKNOWN"]);
+    let empty = stub(13_000, 0, "");
+    refused(&info("cuda:0", empty.path()), &["there are 0 cards"]);
+}
+
+#[test]
+#[allow(unsafe_code, reason = "opening a library runs its initialisers")]
+fn without_any_driver_it_says_so() {
+    // SAFETY: a driver, should there be one, is made for being opened.
+    let there = ["libcuda.so", "libcuda.so.1"].map(|name| unsafe { libloading::Library::new(name) }.is_ok());
+    if there.contains(&true) {
+        // This machine has one: then the program's answer is about that one, whatever it is.
+        return;
+    }
+    let empty = TempDir::new().expect("a temporary folder");
+    refused(&info("cuda", empty.path()), &["device `cuda:0`", "no NVIDIA driver was found", "use `cpu`"]);
+}
+
+#[test]
+fn the_software_gpu_wins_where_it_is_asked_for_and_nowhere_else() {
+    let stub = stub(13_000, 100, "");
+    for (device, capability) in [("emulated", "8.0"), ("emulated:sm_80", "8.0"), ("emulated:sm_90a", "9.0")] {
+        let row = row(&info(device, stub.path()));
+        assert_eq!(row["driver"]["emulated"], true);
+        let path = PathBuf::from(row["driver"]["path"].as_str().expect("a path"));
+        assert_eq!(path.canonicalize().expect("it exists"), emulator().canonicalize().expect("it exists"));
+        assert_eq!(row["driver"]["devices"][0]["compute_capability"], capability);
+        assert!(row["driver"]["devices"][0]["name"].as_str().is_some_and(|name| name.contains("emulated")));
+    }
+    refused(&info("cuda", stub.path()), &["has no card"]);
+    let row = row(&info("auto", stub.path()));
+    assert_eq!((&row["device"], &row["driver"]), (&Value::from("cpu"), &Value::Null));
+}
+
+#[test]
+fn the_software_gpu_is_never_taken_for_a_card() {
+    let dir = TempDir::new().expect("a temporary folder");
+    orthant_gpu::install::install(&emulator(), dir.path(), &[]).expect("installed");
+    for device in ["cuda", "cuda:0"] {
+        refused(
+            &info(device, dir.path()),
+            &["is the software GPU, not a card's driver", "`emulated` uses it"],
+        );
+    }
+    assert_eq!(row(&info("auto", dir.path()))["device"], "cpu");
+    // Preloaded by somebody else, it is found out as well.
+    let output = Command::new(env!("CARGO_BIN_EXE_orthant"))
+        .args(["info", "--device", "cuda"])
+        .env("LD_PRELOAD", emulator())
+        .output()
+        .expect("the program starts");
+    refused(&output, &["is the software GPU"]);
+}
+
+#[test]
+fn the_environment_may_describe_the_card_and_name_the_library() {
+    let run = |variables: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_orthant"));
+        command.args(["info", "--json", "--device", "emulated:sm_90a"]).envs(variables.iter().copied());
+        command.output().expect("the program starts")
+    };
+    let few = row(&run(&[("ORTHANT_EMULATOR_CARD", "sm_90a,sms=7")]));
+    assert_eq!(few["driver"]["devices"][0]["multiprocessors"], 7);
+    let other = row(&run(&[("ORTHANT_EMULATOR_CARD", "sm_80,sms=7")]));
+    assert_eq!(other["driver"]["devices"][0]["compute_capability"], "9.0");
+    refused(&run(&[("ORTHANT_EMULATOR", "/nowhere/at/all.so")]), &["ORTHANT_EMULATOR", "/nowhere/at/all.so"]);
+    let stub = stub(13_000, 100, "");
+    let stub = stub.path().join("libcuda.so");
+    let stub = stub.to_str().expect("UTF-8");
+    refused(&run(&[("ORTHANT_EMULATOR", stub)]), &["libcuda.so is not the software GPU's library"]);
+}
+
+#[test]
+fn a_process_has_one_driver() {
+    use orthant::{Device, Driver, EmulatedCard, Error};
+    let driver = Driver::open(Device::Emulated(EmulatedCard::Sm80)).expect("the software GPU");
+    assert!(driver.emulated && driver.devices.len() == 1);
+    assert_eq!(Driver::open(Device::Emulated(EmulatedCard::Sm80)).expect("again"), driver);
+    for other in [Device::Cuda(0), Device::Emulated(EmulatedCard::Sm90a), Device::Cpu] {
+        match Driver::open(other) {
+            Err(Error::Device { device, reason }) => {
+                assert_eq!(device, other.to_string());
+                assert!(reason.contains("one driver only") || other == Device::Cpu, "{reason}");
+            }
+            found => panic!("{found:?}"),
+        }
+    }
+}
