@@ -111,6 +111,12 @@ impl State {
         self.captures.remove(&id)
     }
 
+    /// Ends some captures without their graphs.
+    pub fn drop_captures(&mut self, which: impl Fn(&Capture) -> bool) {
+        let found: Vec<u64> = self.captures.iter().filter(|(_, c)| which(c)).map(|(&id, _)| id).collect();
+        found.into_iter().for_each(|id| _ = self.drop_capture(id));
+    }
+
     /// Marks a capture as failed and answers with the error.
     pub fn invalidate<T>(&mut self, id: u64, code: u32, text: &str) -> Answer<T> {
         if let Some(capture) = self.captures.get_mut(&id) {

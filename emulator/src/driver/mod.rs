@@ -273,6 +273,11 @@ fn begin(call: &mut Call, name: &'static str, needs: Needs) -> Answer {
             let context = call.context;
             call.poison(context, run::Failure { code, text, fault: None });
         }
+        if name == "cuStreamEndCapture" {
+            // However it fails, the capture has ended: else nothing could be freed any more.
+            let thread = call.thread;
+            call.drop_captures(|capture| capture.thread == thread);
+        }
         return Err(Refusal::new(code, "made to fail"));
     }
     if needs != Needs::Nothing && !call.initialised {

@@ -132,6 +132,7 @@ impl State {
             eprintln!("orthant-emulator: {}", failure.text);
         }
         let Failure { code, text, fault } = failure;
+        self.drop_captures(|capture| capture.context == context);
         self.journal.fault(code, &text, fault);
         if let Some(context) = self.contexts.get_mut(context)
             && context.sticky.is_none()

@@ -334,9 +334,7 @@ impl State {
             dead
         };
         dead.into_iter().for_each(|operation| operation.record.finish(operation.known));
-        let captures: Vec<u64> =
-            self.captures.iter().filter(|(_, c)| c.context == handle).map(|(&id, _)| id).collect();
-        captures.into_iter().for_each(|id| _ = self.drop_capture(id));
+        self.drop_captures(|capture| capture.context == handle);
         self.streams.retain(|_, stream| stream.context != handle);
         self.events.retain(|_, event| event.context != handle);
         let modules: Vec<u64> =

@@ -1,4 +1,5 @@
 //! The driver API as a client sees it: through `liborthant_gpu.so`, preloaded, and cudarc's bindings.
 
+mod faults;
 mod harness;
 mod streams;
