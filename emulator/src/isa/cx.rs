@@ -110,8 +110,10 @@ impl<'a> Cx<'a> {
         DecodeError { pos: self.instruction.pos, opcode: opcode.join("."), message: message.into() }
     }
 
+    /// The type that the modifiers end in; `__vimin_s16x2_relu` puts `.relu` behind it.
     pub fn last_type(&self) -> Option<Ty> {
-        self.modifiers.last().and_then(|name| Ty::from_name(name))
+        let last = self.modifiers.iter().rev().find(|name| **name != "relu");
+        last.and_then(|name| Ty::from_name(name))
     }
 
     /// Whether modifier `name` is there.

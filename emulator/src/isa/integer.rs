@@ -196,7 +196,7 @@ pub(super) fn neg(cx: &mut Cx) -> Result<Execute> {
     }
 }
 
-/// `.relu` clamps a negative result to 0; signed 32-bit numbers and pairs have it.
+/// `.relu` clamps a negative result to 0; signed 32-bit numbers and pairs have it. NVRTC writes it behind `.s16x2`.
 fn relu(cx: &mut Cx) -> Result<(bool, Ty)> {
     let relu = cx.flag("relu");
     let ty = last(cx)?;

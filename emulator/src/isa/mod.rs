@@ -33,6 +33,7 @@ mod pack;
 mod select;
 mod soft;
 mod table;
+mod video;
 
 use crate::ptx::{self, Pos};
 use std::fmt;

@@ -2,7 +2,8 @@
 
 use super::cx::{Cx, Result, Ty};
 use super::{
-    Class, Execute, approx, bits, carry, compare, convert, float, half, integer, logic, minmax, moves, select,
+    Class, Execute, approx, bits, carry, compare, convert, float, half, integer, logic, minmax, moves,
+    select, video,
 };
 
 /// One instruction, or its forms of some types.
@@ -120,6 +121,20 @@ rows! {
     "tanh" HALF Special approx::tanh_half;
     "testp" F32 Compare float::testp32;
     "testp" F64 Compare float::testp64;
+    "vabsdiff2" ANY IntegerAlu video::vabsdiff2;
+    "vabsdiff4" ANY IntegerAlu video::vabsdiff4;
+    "vadd2" ANY IntegerAlu video::vadd2;
+    "vadd4" ANY IntegerAlu video::vadd4;
+    "vavrg2" ANY IntegerAlu video::vavrg2;
+    "vavrg4" ANY IntegerAlu video::vavrg4;
+    "vmax2" ANY IntegerAlu video::vmax2;
+    "vmax4" ANY IntegerAlu video::vmax4;
+    "vmin2" ANY IntegerAlu video::vmin2;
+    "vmin4" ANY IntegerAlu video::vmin4;
+    "vset2" ANY IntegerAlu video::vset2;
+    "vset4" ANY IntegerAlu video::vset4;
+    "vsub2" ANY IntegerAlu video::vsub2;
+    "vsub4" ANY IntegerAlu video::vsub4;
     "xor" ANY Logic logic::xor;
 }
 

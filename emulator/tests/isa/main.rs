@@ -11,3 +11,4 @@ mod harness;
 mod integer;
 mod moves;
 mod refused;
+mod video;
