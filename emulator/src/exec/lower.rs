@@ -373,6 +373,11 @@ impl<'a> Lower<'a> {
                 self.before.push(act);
                 Operand::Reg(reg)
             }
+            Operand::Symbol(Symbol::Param(_) | Symbol::Return(_) | Symbol::Argument(_), _)
+                if !self.function.entry =>
+            {
+                return Err(self.unsupported("only a kernel's parameters have addresses"));
+            }
             Operand::Symbol(symbol, offset) => match self.symbol(symbol)? {
                 (Base::Local, at) => {
                     let reg = self.temporary(RegClass::B64);

@@ -78,7 +78,12 @@ impl Lanes<'_> {
             let same = lanes(left).filter(|&lane| space_of(addresses[lane]) == (space, start));
             let here = same.fold(0, |mask, lane| mask | 1 << lane);
             lanes(here).for_each(|lane| addresses[lane] -= start);
-            self.touch_space(touch, space, addresses, here, &mut doing)?;
+            if space == Space::Param {
+                // Only a kernel's parameters have generic addresses, and functions may be passed them.
+                self.load_kernel_param(addresses, here, touch.width, &doing)?;
+            } else {
+                self.touch_space(touch, space, addresses, here, &mut doing)?;
+            }
             left &= !here;
         }
         Ok(())
@@ -214,6 +219,27 @@ impl Lanes<'_> {
         Ok(())
     }
 
+    fn load_kernel_param(
+        &mut self,
+        addresses: &Addresses,
+        mask: u32,
+        width: Width,
+        doing: &Doing<'_, '_>,
+    ) -> Result<(), Stop> {
+        let bytes = width.bytes();
+        if !matches!(doing, Doing::Load) {
+            return Err(self.fault(FaultKind::ReadOnly, first(mask), "parameters cannot be written"));
+        }
+        for lane in lanes(mask) {
+            let at = addresses[lane] as usize;
+            let Some(found) = at.checked_add(bytes).and_then(|end| self.env.params.get(at..end)) else {
+                return Err(self.outside_param(lane, addresses[lane], bytes));
+            };
+            self.block.bytes.0[lane * bytes..(lane + 1) * bytes].copy_from_slice(found);
+        }
+        Ok(())
+    }
+
     fn store_param(&mut self, addresses: &Addresses, mask: u32, width: Width) -> Result<(), Stop> {
         let bytes = width.bytes();
         for lane in lanes(mask) {
@@ -238,6 +264,10 @@ impl Lanes<'_> {
         let at = at % RETURNS_AT;
         self.fault(FaultKind::OutOfBounds, lane, format!("{bytes} bytes at {at:#x} of the parameter area"))
     }
+}
+
+fn first(mask: u32) -> usize {
+    mask.trailing_zeros() as usize % WARP
 }
 
 /// Sectors of the most usual access: all lanes, one beside the other, from the start of a sector.
