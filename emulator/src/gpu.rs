@@ -38,6 +38,8 @@ use crate::memory::{
 };
 use crate::ptx;
 use std::fmt;
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
 
 /// How long a group of lanes may go first: so many turns of a loop, fewer if it makes strong accesses or sleeps. High,
 /// so that lanes that leave a long loop early still meet the others behind it.
@@ -319,6 +321,7 @@ impl Start<'_> {
     /// Runs the kernel, one of the image's, to its end.
     pub fn run(self, kernel: &Kernel, params: Vec<u8>) -> Result<Counters, Box<Fault>> {
         let options = self.options;
+        let printed = Mutex::new(Vec::new());
         let env = Env {
             kernel,
             card: self.card,
@@ -336,11 +339,17 @@ impl Start<'_> {
             warp_limit: options.warp_limit,
             stack_bytes: options.stack_bytes,
             call_depth: options.call_depth,
+            printed: &printed,
         };
         let threads = match options.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        launch::run(&env, threads)
+        let result = launch::run(&env, threads);
+        // As with a real card, a closed standard output is not the kernel's fault.
+        let mut out = std::io::stdout();
+        _ = out.write_all(&printed.into_inner().unwrap_or_else(PoisonError::into_inner));
+        _ = out.flush();
+        result
     }
 }

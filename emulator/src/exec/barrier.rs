@@ -27,6 +27,8 @@ pub(crate) struct BlockState {
     pub changed: bool,
     /// Changes to memory that others can see: what tells waiting from being stuck.
     pub progress: u64,
+    /// What its threads have printed and no one has taken yet.
+    pub printed: Vec<u8>,
 }
 
 /// One barrier.

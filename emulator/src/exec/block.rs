@@ -81,6 +81,7 @@ impl Block {
                 barriers: (0..16).map(|_| Barrier::default()).collect(),
                 changed: false,
                 progress: 0,
+                printed: Vec::new(),
             },
             warps: (0..warps).map(|warp| new_warp(env, warp)).collect(),
             random: Random::new(0, 0),
@@ -100,6 +101,7 @@ impl Block {
         state.clock = BlockClock::new(&env.launch, index);
         state.barriers.iter_mut().for_each(|barrier| *barrier = Barrier::default());
         (state.changed, state.progress) = (false, 0);
+        state.printed.clear();
         for (index, warp) in self.warps.iter_mut().enumerate() {
             warp.restart(env);
             state.live[index] = warp.state.live;

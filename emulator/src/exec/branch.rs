@@ -97,6 +97,9 @@ pub(crate) fn call(l: &mut Lower<'_>) -> LoadResult<(Op, Class)> {
                 if function.name == "__assertfail" {
                     return Ok((assertion(arguments), CONTROL));
                 }
+                if function.name == "vprintf" {
+                    return super::printf::vprintf(l, &arguments, &results);
+                }
                 return Err(l.unsupported(&format!("{} is declared here but defined nowhere", function.name)));
             };
             (Target::Direct(index), sizes(&function.returns), sizes(&function.params))

@@ -6,6 +6,7 @@ use super::program::Kernel;
 use super::warp::Lanes;
 use crate::memory::{self, DeviceMemory, Launch};
 use std::ops::Range;
+use std::sync::Mutex;
 
 /// Generic addresses of shared memory. All windows lie above whatever device memory hands out.
 pub(crate) const SHARED_WINDOW: Range<u64> = 0x8000_0000_0000_0000..0x8000_0000_1000_0000;
@@ -42,6 +43,8 @@ pub(crate) struct Env<'a> {
     pub warp_limit: u64,
     pub stack_bytes: usize,
     pub call_depth: u32,
+    /// Receives what `printf` wrote, block by block in the order of their numbers.
+    pub printed: &'a Mutex<Vec<u8>>,
 }
 
 impl Env<'_> {

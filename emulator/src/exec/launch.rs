@@ -10,14 +10,36 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Executes a launch. `threads`: how many may be used.
 pub(crate) fn run(env: &Env<'_>, threads: usize) -> Result<Counters, Box<Fault>> {
+    let printed = Mutex::new(Vec::new());
+    let tallies = match env.kernel.communicates {
+        true => interleaved(env, &printed).map(|tally| vec![tally]),
+        false => parallel(env, threads, &printed),
+    };
+    deliver(env, printed);
     let mut counters = Counters { blocks: env.blocks(), ..Counters::default() };
     counters.warps = env.blocks() * env.warps() as u64;
-    let tallies = match env.kernel.communicates {
-        true => vec![interleaved(env)?],
-        false => parallel(env, threads)?,
-    };
-    tallies.iter().for_each(|tally| tally.add_to(&mut counters));
+    tallies?.iter().for_each(|tally| tally.add_to(&mut counters));
     Ok(counters)
+}
+
+/// What blocks have printed: position in the order of execution, number, text.
+type Printed = Mutex<Vec<(u64, u64, Vec<u8>)>>;
+
+/// Takes what a block has printed so far.
+fn collect(printed: &Printed, position: u64, block: &mut Block) {
+    if !block.state.printed.is_empty() {
+        let text = std::mem::take(&mut block.state.printed);
+        let mut all = printed.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push((position, block.state.index, text));
+    }
+}
+
+/// Hands the texts over, in the order of the blocks' numbers whatever order they ran in.
+fn deliver(env: &Env<'_>, printed: Printed) {
+    let mut texts = printed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    texts.sort_by_key(|&(_, block, _)| block);
+    let mut sink = env.printed.lock().unwrap_or_else(PoisonError::into_inner);
+    texts.into_iter().for_each(|(_, _, text)| sink.extend(text));
 }
 
 /// The order of blocks: a permutation of `0..n` that takes no memory.
@@ -54,7 +76,7 @@ impl Shuffled {
 
 /// Every thread takes the next block. Of several faults the one of the block that comes first is reported, so blocks
 /// before it are still executed.
-fn parallel(env: &Env<'_>, threads: usize) -> Result<Vec<Tally>, Box<Fault>> {
+fn parallel(env: &Env<'_>, threads: usize, printed: &Printed) -> Result<Vec<Tally>, Box<Fault>> {
     let order = Shuffled::new(env.blocks(), env.seed);
     let blocks = env.blocks();
     let (next, end) = (AtomicU64::new(0), AtomicU64::new(blocks));
@@ -81,7 +103,9 @@ fn parallel(env: &Env<'_>, threads: usize) -> Result<Vec<Tally>, Box<Fault>> {
                     }
                     None => block.insert(Block::new(env, index)),
                 };
-                if let Err(fault) = block.run(env, &mut tally) {
+                let result = block.run(env, &mut tally);
+                collect(printed, position, block);
+                if let Err(fault) = result {
                     end.fetch_min(position, Ordering::Relaxed);
                     let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
                     if first.as_ref().is_none_or(|(at, _)| position < *at) {
@@ -107,33 +131,47 @@ fn parallel(env: &Env<'_>, threads: usize) -> Result<Vec<Tally>, Box<Fault>> {
         }),
     };
     match first.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some((_, fault)) => Err(fault),
+        Some((at, fault)) => {
+            // Blocks behind it may have run or not: nothing of them is shown.
+            let mut printed = printed.lock().unwrap_or_else(PoisonError::into_inner);
+            printed.retain(|&(position, ..)| position <= at);
+            Err(fault)
+        }
         None => Ok(tallies),
     }
 }
 
 /// As many blocks as are resident on the card take turns. A block begins when all that have begun wait, or, with a
 /// seed, at any time.
-fn interleaved(env: &Env<'_>) -> Result<Tally, Box<Fault>> {
+fn interleaved(env: &Env<'_>, printed: &Printed) -> Result<Tally, Box<Fault>> {
+    let mut active = Vec::<Block>::new();
+    let result = take_turns(env, &mut active, printed);
+    // If all went well none is left.
+    active.iter_mut().for_each(|block| collect(printed, 0, block));
+    result
+}
+
+fn take_turns(env: &Env<'_>, active: &mut Vec<Block>, printed: &Printed) -> Result<Tally, Box<Fault>> {
     let order = Shuffled::new(env.blocks(), env.seed);
     let capacity =
         env.card.resident_blocks(env.threads(), env.shared_bytes() as u32, env.kernel.registers).max(1)
             as usize;
     let mut random = Random::new(env.seed, 1 << 63);
     let mut tally = Tally::default();
-    let (mut active, mut idle) = (Vec::<Block>::new(), Vec::<Block>::new());
+    let mut idle = Vec::<Block>::new();
     let (mut next, mut fruitless, mut seen) = (0, 0, 0);
     let mut finished = 0u64;
     while next < env.blocks() || !active.is_empty() {
         let (mut running, mut at) = (false, 0);
         if env.seed != 0 {
-            random.shuffle(&mut active);
+            random.shuffle(active);
         }
         while at < active.len() {
             match active[at].round(env, &mut tally)? {
                 Progress::Done => {
                     // Its changes count as one more, so that the sum never stands still by chance.
-                    let block = active.remove(at);
+                    let mut block = active.remove(at);
+                    collect(printed, 0, &mut block);
                     finished += block.state.progress + 1;
                     idle.push(block);
                     continue;

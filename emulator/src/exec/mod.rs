@@ -29,6 +29,7 @@ pub(crate) mod image;
 pub(crate) mod launch;
 mod load_store;
 mod lower;
+mod printf;
 pub(crate) mod program;
 mod spaces;
 mod special;
