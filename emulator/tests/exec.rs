@@ -8,3 +8,11 @@ mod features;
 mod fixtures;
 #[path = "exec/machine.rs"]
 mod machine;
+#[path = "exec/maths.rs"]
+mod maths;
+#[path = "exec/numbers.rs"]
+mod numbers;
+#[path = "exec/printing.rs"]
+mod printing;
+#[path = "exec/strangers.rs"]
+mod strangers;

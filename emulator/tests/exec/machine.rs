@@ -29,7 +29,7 @@ macro_rules! plain {
         }
     )*};
 }
-plain!(u8 i8 u16 u32 i32 u64 i64 f32 f64);
+plain!(u8 i8 u16 i16 u32 i32 u64 i64 f32 f64);
 
 impl Machine {
     pub fn new(ptx: &str, options: Options) -> Machine {
