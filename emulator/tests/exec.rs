@@ -16,3 +16,5 @@ mod numbers;
 mod printing;
 #[path = "exec/strangers.rs"]
 mod strangers;
+#[path = "exec/wide_atomics.rs"]
+mod wide_atomics;

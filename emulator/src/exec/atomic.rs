@@ -1,5 +1,6 @@
 //! `atom` and `red`: what is computed stands in a table.
 
+use super::atomic_wide;
 use super::counters::Class;
 use super::load_store::result_unused;
 use super::lower::{LoadResult, Lower};
@@ -7,11 +8,11 @@ use super::program::{Flow, Op, Source};
 use super::spaces::{Doing, Touch, addresses};
 use super::warp::lanes;
 use crate::memory::{Order, WARP, Width};
-use crate::ptx::{Base, Operand, Reg, Space};
+use crate::ptx::{Base, Operand, Reg, RegClass, Space};
 use half::{bf16, f16};
 
 /// New value from the old one and the operands; none leaves it as it is.
-type Rule = fn(u64, u64, u64) -> Option<u64>;
+pub(super) type Rule = fn(u64, u64, u64) -> Option<u64>;
 
 fn f32_of(bits: u64) -> f32 {
     f32::from_bits(bits as u32)
@@ -24,6 +25,17 @@ fn canonical(value: f32) -> u64 {
 /// Subnormals to zero, with their sign.
 fn flush(value: f32) -> f32 {
     if value.is_subnormal() { 0f32.copysign(value) } else { value }
+}
+
+/// A sum in global memory: subnormals are flushed.
+pub(super) fn f32_flushing_add(a: u64, b: u64, _: u64) -> Option<u64> {
+    Some(canonical(flush(flush(f32_of(a)) + flush(f32_of(b)))))
+}
+
+/// Width and rule of an operation on a type, and whether its order makes no difference.
+pub(super) fn rule(operation: &str, ty: &str) -> Option<(Width, Rule, bool)> {
+    let row = TABLE.iter().find(|(name, of, ..)| *name == operation && *of == ty);
+    row.map(|&(_, _, width, rule, commutes)| (width, rule, commutes))
 }
 
 fn f16_add(a: u64, b: u64) -> u64 {
@@ -102,16 +114,25 @@ pub(crate) fn lower(l: &mut Lower<'_>) -> LoadResult<(Op, Class)> {
     let (order, scope) = l.order(ORDERS, Order::Relaxed);
     let operation = l.pick(OPERATIONS)?;
     l.has("noftz");
+    let count = l.pick_of(&[("v2", 2), ("v4", 4), ("v8", 8)]);
     let ty = l.last()?;
-    let row = TABLE.iter().find(|(name, of, ..)| *name == operation && *of == ty);
-    let &(.., width, rule, commutes) =
-        row.ok_or_else(|| l.unsupported(&format!("{operation} of {ty} (as a vector, or at all)")))?;
+    if l.has("L2::cache_hint") {
+        l.source(l.operands().len() - 1, RegClass::B64)?;
+    }
+    let touch = Touch { space, width: Width::B16, order, scope };
+    if let Some(count) = count {
+        return atomic_wide::vector(l, (operation, ty, count), touch);
+    }
+    if ty == "b128" {
+        return atomic_wide::b128(l, operation, touch);
+    }
+    let (width, rule, commutes) =
+        rule(operation, ty).ok_or_else(|| l.unsupported(&format!("{operation} of {ty}")))?;
     // Sums in shared memory keep subnormals, those in global memory do not.
     let flushes = operation == "add" && ty == "f32" && space != Some(Space::Shared);
-    let class = crate::ptx::Type::from_name(ty).map_or(
-        if width == Width::B2 { crate::ptx::RegClass::B16 } else { crate::ptx::RegClass::B32 },
-        |ty| ty.class(),
-    );
+    let rule = if flushes { f32_flushing_add } else { rule };
+    let class = crate::ptx::Type::from_name(ty)
+        .map_or(if width == Width::B2 { RegClass::B16 } else { RegClass::B32 }, |ty| ty.class());
     let first = usize::from(returns);
     let target = match l.operand(0)? {
         Operand::Reg(_) if returns => Some(l.source(0, class)?),
@@ -123,19 +144,14 @@ pub(crate) fn lower(l: &mut Lower<'_>) -> LoadResult<(Op, Class)> {
     let unseen = !returns || result_unused(l);
     let silent = unseen && commutes && order == Order::Relaxed;
     l.communicates |= space != Some(Space::Shared) && !silent;
-    let touch = Touch { space, width, order, scope };
+    let touch = Touch { width, ..touch };
     let run = Op::Act(Box::new(move |l, mask| {
         let mut at = addresses(l, address);
         let operands: [[u64; 2]; WARP] =
             std::array::from_fn(|lane| [l.frame.value(b, lane), l.frame.value(c, lane)]);
         let mut update = |lane: usize, old: u128| {
             let [b, c] = operands[lane % WARP];
-            let new = if flushes {
-                Some(canonical(flush(flush(f32_of(old as u64)) + flush(f32_of(b)))))
-            } else {
-                rule(old as u64, b, c)
-            };
-            new.map(u128::from)
+            rule(old as u64, b, c).map(u128::from)
         };
         l.touch(touch, &mut at, mask, Doing::Atomic(&mut update))?;
         if let Some(target) = target {

@@ -14,6 +14,7 @@
 //! * Clocks count the warp's instructions. A block is a cluster of its own.
 
 mod atomic;
+mod atomic_wide;
 mod barrier;
 mod block;
 mod branch;
