@@ -267,7 +267,7 @@ impl Gpu {
         let kernel =
             image.kernels.get(kernel).ok_or_else(|| Error::NotFound(format!("no kernel {kernel}")))?;
         let refuse = |what: String| Err(Error::Launch(format!("{}: {what}", kernel.name)));
-        if let Err(Bad::Shape(what) | Bad::Resources(what)) = kernel.check_shape(&self.card, grid, block) {
+        if let Err(Bad::Shape(what) | Bad::Resources(what)) = kernel.check_shape(grid, block) {
             return refuse(what);
         }
         let shared = kernel.static_shared as u64 + u64::from(dynamic_shared);

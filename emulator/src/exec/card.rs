@@ -78,13 +78,26 @@ impl Card {
         }
     }
 
-    /// Blocks of `threads` threads and `shared` bytes of shared memory that are resident at once on the whole card.
-    pub fn resident_blocks(&self, threads: u32, shared: u32, _registers: u32) -> u64 {
-        let by_threads = self.threads_per_sm / threads.next_multiple_of(32).max(32);
-        let by_shared = self.shared_per_sm / (shared + self.shared_reserved).max(1);
-        u64::from(by_threads.min(by_shared).min(self.blocks_per_sm)) * u64::from(self.sms)
+    /// Blocks of `threads` threads, with `shared` bytes of shared memory a block and `registers` registers a thread,
+    /// that are resident at once on the whole card.
+    pub fn resident_blocks(&self, threads: u32, shared: u32, registers: u32) -> u64 {
+        let warps = u64::from(threads.div_ceil(32).max(1));
+        let by_threads = u64::from(self.threads_per_sm / 32) / warps;
+        let by_shared =
+            u64::from(self.shared_per_sm) / (u64::from(shared) + u64::from(self.shared_reserved)).max(1);
+        // A warp gets its registers in units of 256, from one of the four parts of the multiprocessor.
+        let warp = (u64::from(registers.max(1)) * 32).next_multiple_of(REGISTER_UNIT);
+        let by_registers = u64::from(self.registers_per_sm) / PARTS / warp * PARTS / warps;
+        // An estimate alone keeps no block off the card.
+        let by_registers = by_registers.max(1);
+        by_threads.min(by_shared).min(by_registers).min(self.blocks_per_sm.into()) * u64::from(self.sms)
     }
 }
+
+/// Registers that are given out at once.
+const REGISTER_UNIT: u64 = 256;
+/// Parts of a multiprocessor, each with a scheduler and a quarter of the registers.
+const PARTS: u64 = 4;
 
 /// Why a launch's shape is refused.
 pub(crate) enum Bad {
@@ -95,8 +108,9 @@ pub(crate) enum Bad {
 }
 
 impl Kernel {
-    /// Checks grid and block against the card and against what the kernel was built for.
-    pub fn check_shape(&self, card: &Card, grid: [u32; 3], block: [u32; 3]) -> Result<(), Bad> {
+    /// Checks grid and block against what cards have and what the kernel was built for. Registers are not looked at:
+    /// what is known of them is an estimate.
+    pub fn check_shape(&self, grid: [u32; 3], block: [u32; 3]) -> Result<(), Bad> {
         for (what, size, most) in [("grid", grid, MAX_GRID), ("block", block, MAX_BLOCK)] {
             if (0..3).any(|axis| size[axis] == 0 || size[axis] > most[axis]) {
                 return Err(Bad::Shape(format!("{what} {size:?}: every size is from 1 to {most:?}")));
@@ -117,11 +131,6 @@ impl Kernel {
         {
             return Err(Bad::Shape(format!("block {block:?}, the kernel is built for exactly {exactly:?}")));
         }
-        let registers = threads.next_multiple_of(32) * u64::from(self.registers);
-        if registers > card.registers_per_sm.into() {
-            let text = format!("{registers} registers in a block, the card has {}", card.registers_per_sm);
-            return Err(Bad::Resources(text));
-        }
         Ok(())
     }
 }
@@ -130,3 +139,36 @@ impl Kernel {
 pub(crate) const MAX_GRID: [u32; 3] = [i32::MAX as u32, 65_535, 65_535];
 pub(crate) const MAX_BLOCK: [u32; 3] = [1024, 1024, 64];
 pub(crate) const MAX_THREADS: u32 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::Card;
+
+    /// Blocks on one multiprocessor, worked out by hand from the rules of NVIDIA's occupancy calculator.
+    #[test]
+    fn occupancy() {
+        let card = Card { sms: 1, ..Card::sm_80() };
+        let cases = [
+            // threads, shared, registers, blocks
+            (256, 0, 32, 8),
+            (256, 0, 33, 6),
+            (256, 0, 64, 4),
+            (256, 0, 255, 1),
+            (1024, 0, 64, 1),
+            (1024, 0, 72, 0),
+            (128, 0, 40, 12),
+            (32, 0, 16, 32),
+            (32, 0, 128, 16),
+            (64, 0, 255, 4),
+            (192, 0, 96, 3),
+            (256, 48 << 10, 32, 3),
+            (256, 163 << 10, 32, 1),
+            (1, 0, 16, 32),
+        ];
+        for (threads, shared, registers, blocks) in cases {
+            let got = card.resident_blocks(threads, shared, registers);
+            assert_eq!(got, blocks, "{threads} threads, {shared} bytes, {registers} registers");
+        }
+        assert_eq!(Card::sm_90a().resident_blocks(1024, 0, 32), 132 * 2);
+    }
+}

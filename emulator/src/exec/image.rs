@@ -4,6 +4,7 @@ use super::env::{FUNCTION_STRIDE, FUNCTIONS};
 use super::fault::Place;
 use super::lower::{Layout, LoadError, LoadResult, lower, spelled};
 use super::program::{Code, Kernel, Op, Places, Step, Target};
+use super::registers;
 use crate::memory::DeviceMemory;
 use crate::ptx::{
     Base, Body, FuncId, Function, InitValue, Module, Operand, Pos, Space, Symbol, VarId, Variable,
@@ -256,16 +257,18 @@ fn kernel(
         .iter()
         .flat_map(|f| &f.steps)
         .any(|step| matches!(&step.op, Op::Call(call) if matches!(call.target, Target::Indirect { .. })));
+    let bounds = function.map(|f| f.bounds.clone()).unwrap_or_default();
+    let bodies: Vec<&Body> = ids.iter().filter_map(|&id| body_of(module, id)).map(|(_, body)| body).collect();
     Ok(Kernel {
+        registers: registers::estimate(module, &bodies, &bounds),
         name: main.name.clone(),
         params: main.params.clone(),
         param_bytes: main.param_bytes,
-        bounds: function.map(|f| f.bounds.clone()).unwrap_or_default(),
+        bounds,
         functions,
         static_shared,
         communicates,
         recursive: recursive || indirect,
-        registers: 32,
     })
 }
 

@@ -153,9 +153,8 @@ fn interleaved(env: &Env<'_>, printed: &Printed) -> Result<Tally, Box<Fault>> {
 
 fn take_turns(env: &Env<'_>, active: &mut Vec<Block>, printed: &Printed) -> Result<Tally, Box<Fault>> {
     let order = Shuffled::new(env.blocks(), env.seed);
-    let capacity =
-        env.card.resident_blocks(env.threads(), env.shared_bytes() as u32, env.kernel.registers).max(1)
-            as usize;
+    let resident = env.card.resident_blocks(env.threads(), env.shared_bytes() as u32, env.kernel.registers);
+    let capacity = resident.max(1) as usize;
     let mut random = Random::new(env.seed, 1 << 63);
     let mut tally = Tally::default();
     let mut idle = Vec::<Block>::new();

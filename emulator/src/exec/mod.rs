@@ -32,6 +32,7 @@ mod load_store;
 mod lower;
 mod printf;
 pub(crate) mod program;
+mod registers;
 mod spaces;
 mod special;
 mod warp;

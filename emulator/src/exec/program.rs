@@ -128,13 +128,14 @@ pub(crate) struct Kernel {
     pub params: Vec<(usize, u64)>,
     pub param_bytes: usize,
     pub bounds: Bounds,
+    /// Registers of 32 bits that a thread needs: an estimate.
+    pub registers: u32,
     /// Bytes of shared memory it declares; dynamic shared memory follows.
     pub static_shared: usize,
     /// Whether blocks may learn of each other: then all run on one thread, interleaved.
     pub communicates: bool,
     /// Whether a function may be entered while it is active.
     pub recursive: bool,
-    pub registers: u32,
 }
 
 impl Kernel {

@@ -101,8 +101,7 @@ fn get(call: &Call, handle: u64, attribute: u32) -> Answer<c_int> {
     let most = most.map_or(crate::exec::MAX_THREADS, |n| n.iter().map(|&n| n.max(1)).product());
     let (major, minor) = function.code.image.version;
     let value = match attribute {
-        // What the registers allow counts too: a block must fit.
-        a::MAX_THREADS_PER_BLOCK => most.min(card.registers_per_sm / kernel.registers.max(1) / 32 * 32),
+        a::MAX_THREADS_PER_BLOCK => most,
         a::SHARED_SIZE_BYTES => kernel.static_shared as u32,
         a::CONST_SIZE_BYTES => function.code.image.constants.iter().map(|r| (r.end - r.start) as u32).sum(),
         a::LOCAL_SIZE_BYTES => kernel.stack_bytes(call.settings.options.stack_bytes) as u32,

@@ -132,7 +132,7 @@ pub(super) fn prepare(
     let kernel = kernel_of(function)?;
     let card = &call.devices[function.code.device].card;
     let named = |what: &str| format!("{}: {what}", kernel.name);
-    kernel.check_shape(card, shape.grid, shape.block).map_err(|bad| match bad {
+    kernel.check_shape(shape.grid, shape.block).map_err(|bad| match bad {
         Bad::Shape(what) => Refusal::new(codes::INVALID_VALUE, named(&what)),
         Bad::Resources(what) => Refusal::new(codes::LAUNCH_OUT_OF_RESOURCES, named(&what)),
     })?;
