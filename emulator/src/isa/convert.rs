@@ -114,6 +114,9 @@ pub(super) fn cvt(cx: &mut Cx) -> Result<Execute> {
     if cx.flag("pack") {
         return super::pack::cvt_pack(cx);
     }
+    if let Some(run) = super::fp8::cvt(cx)? {
+        return Ok(run);
+    }
     let mode = Mode::take(cx);
     let (to, from) = (cx.ty()?, cx.ty()?);
     cx.finish()?;

@@ -23,6 +23,7 @@ mod compare;
 mod convert;
 mod cx;
 mod float;
+mod fp8;
 mod half;
 mod integer;
 mod lanes;

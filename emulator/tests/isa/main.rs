@@ -6,6 +6,7 @@ mod compare;
 mod convert;
 mod exact;
 mod float;
+mod fp8;
 mod half;
 mod harness;
 mod integer;

@@ -78,8 +78,8 @@ fn refusals() {
         "cvt.rna.relu.tf32.f32 %r0, %r1;",
         "cvt.rm.bf16x2.f32 %r0, %r1, %r2;",
         "cvt.rs.f16x2.f32 %r0, %r1, %r2, %r3;",
-        "cvt.rn.satfinite.e4m3x2.f32 %h0, %r1, %r2;",
-        "cvt.rn.f16x2.e4m3x2 %r0, %h1;",
+        "cvt.rn.satfinite.e2m1x2.f32 %h0, %r1, %r2;",
+        "cvt.rn.f16x2.e2m1x2 %r0, %h1;",
         "cvt.sat.s32.u16 %r0, %h1;",
         "cvt.rn.sat.bf16.f32 %h0, %r1;",
         "cvt.rn.bf16.u8 %h0, %h1;",
@@ -126,8 +126,8 @@ fn messages() {
         "11:1: add.f32x2: `add` must end in the type of its operands"
     );
     assert_eq!(
-        message("cvt.rn.satfinite.e4m3x2.f32 %h0, %r1, %r2;"),
-        "11:1: cvt.rn.satfinite.e4m3x2.f32: modifier .e4m3x2 is not supported here"
+        message("cvt.rn.satfinite.e2m1x2.f32 %h0, %r1, %r2;"),
+        "11:1: cvt.rn.satfinite.e2m1x2.f32: modifier .e2m1x2 is not supported here"
     );
 }
 
