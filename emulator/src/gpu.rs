@@ -299,6 +299,7 @@ impl Gpu {
             grid,
             block,
             dynamic_shared,
+            grid_workspace: 0,
         };
         Ok(start.run(kernel, params)?)
     }
@@ -315,6 +316,8 @@ pub(crate) struct Start<'a> {
     pub grid: [u32; 3],
     pub block: [u32; 3],
     pub dynamic_shared: u32,
+    /// Where the blocks of a cooperative launch meet: its address, else 0.
+    pub grid_workspace: u64,
 }
 
 impl Start<'_> {
@@ -339,6 +342,7 @@ impl Start<'_> {
             warp_limit: options.warp_limit,
             stack_bytes: options.stack_bytes,
             call_depth: options.call_depth,
+            grid_workspace: self.grid_workspace,
             printed: &printed,
         };
         let threads = match options.threads {

@@ -43,6 +43,9 @@ pub(crate) struct Env<'a> {
     pub warp_limit: u64,
     pub stack_bytes: usize,
     pub call_depth: u32,
+    /// Address of a cooperative launch's two words (their size, then the barrier of `grid.sync()`, zero at first); 0 for
+    /// a plain launch.
+    pub grid_workspace: u64,
     /// Receives what `printf` wrote, block by block in the order of their numbers.
     pub printed: &'a Mutex<Vec<u8>>,
 }

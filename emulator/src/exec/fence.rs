@@ -4,7 +4,7 @@ use super::counters::Class;
 use super::lower::{LoadResult, Lower};
 use super::program::{Flow, Op};
 use crate::memory::Scope;
-use crate::ptx::RegClass;
+use crate::ptx::{Operand, RegClass};
 
 pub(crate) const SCOPES: &[(&str, Scope)] =
     &[("cta", Scope::Cta), ("cluster", Scope::Cluster), ("gpu", Scope::Gpu), ("sys", Scope::Sys)];
@@ -45,4 +45,13 @@ pub(crate) fn nanosleep(l: &mut Lower<'_>) -> LoadResult<(Op, Class)> {
 pub(crate) fn griddepcontrol(l: &mut Lower<'_>) -> LoadResult<(Op, Class)> {
     l.pick(&["launch_dependents", "wait"])?;
     Ok((Op::Nop, Class::Other))
+}
+
+/// `pmevent`: nobody counts performance events here.
+pub(crate) fn pmevent(l: &mut Lower<'_>) -> LoadResult<(Op, Class)> {
+    l.has("mask");
+    match l.operand(0)? {
+        Operand::Int(_) => Ok((Op::Nop, Class::Other)),
+        _ => Err(l.error("the event must be a constant")),
+    }
 }

@@ -62,6 +62,7 @@ pub(crate) const TABLE: &[(&str, Row)] = &[
     ("membar", fence::lower),
     ("mov", special::mov),
     ("nanosleep", fence::nanosleep),
+    ("pmevent", fence::pmevent),
     ("prefetch", load_store::prefetch),
     ("prefetchu", load_store::prefetch),
     ("red", atomic::lower),

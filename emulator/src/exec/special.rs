@@ -62,6 +62,9 @@ fn read(special: Special) -> Option<Read> {
         Special::ClockHi => Uniform(|l| l.warp.clock >> 32),
         Special::Globaltimer | Special::GlobaltimerLo => Uniform(|l| l.warp.clock),
         Special::GlobaltimerHi => Uniform(|l| l.warp.clock >> 32),
+        // Where cooperative groups find the workspace of the grid; the other registers are the driver's own.
+        Special::Env(1) => Uniform(|l| l.env.grid_workspace >> 32),
+        Special::Env(2) => Uniform(|l| l.env.grid_workspace & 0xffff_ffff),
         Special::DynamicSmemSize => Uniform(|l| l.env.dynamic_shared.into()),
         Special::TotalSmemSize | Special::AggrSmemSize => Uniform(|l| {
             (l.env.shared_bytes() + l.env.card.shared_reserved as usize).next_multiple_of(128) as u64

@@ -408,3 +408,12 @@ fn hints() {
     gpu.copy_out(&mut bytes, out).unwrap();
     assert_eq!(bytes, [9, 0, 0, 0]);
 }
+
+/// A plain launch has no workspace for a barrier of the grid, which is how cooperative groups know it; profiler events
+/// are not counted.
+#[test]
+fn no_grid_workspace() {
+    let body = "pmevent 3;\nmov.u32 %r2, %envreg1;\nmov.u32 %r3, %envreg2;\nor.b32 %r2, %r2, %r3;\n\
+        st.global.u32 [%rd2], %r2;\nret;";
+    assert_eq!(words("", body, 2, &[]), [0, 0]);
+}
