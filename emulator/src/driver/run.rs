@@ -159,6 +159,15 @@ impl State {
             // Every launch has an order of its own.
             options.seed = crate::exec::Random::new(options.seed, device.labels.len() as u64).next() | 1;
         }
+        let failed = |text: String| Failure { code: codes::OUT_OF_MEMORY, text, fault: None };
+        // Cooperative groups keep a size and a barrier there, 4 bytes each.
+        let meeting = match work.cooperative {
+            true => device.memory.allocate(8).map_err(|e| failed(format!("{}: {e}", work.kernel)))?,
+            false => 0,
+        };
+        if meeting != 0 {
+            _ = device.memory.write(meeting, &8u64.to_le_bytes());
+        }
         let blocks = work.grid.iter().map(|&n| u64::from(n)).product();
         let threads = work.block.iter().product();
         let (before, and) = known.on(index);
@@ -175,8 +184,12 @@ impl State {
             grid: work.grid,
             block: work.block,
             dynamic_shared: work.dynamic_shared,
+            grid_workspace: meeting,
         };
         let outcome = start.run(kernel, work.params.clone());
+        if meeting != 0 {
+            _ = device.memory.free(meeting);
+        }
         match outcome {
             Ok(counters) => {
                 self.journal.launched(&work.kernel, &counters);

@@ -20,6 +20,8 @@ pub(crate) struct Launch {
     pub block: [u32; 3],
     pub dynamic_shared: u32,
     pub params: Vec<u8>,
+    /// All its blocks run together and may meet.
+    pub cooperative: bool,
 }
 
 /// One end of a copy.

@@ -195,6 +195,7 @@ pub(super) fn prepare(
         block: shape.block,
         dynamic_shared: shape.shared,
         params: bytes,
+        cooperative,
     })
 }
 
