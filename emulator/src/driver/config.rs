@@ -50,7 +50,7 @@ impl Default for Settings {
     }
 }
 
-/// Names, values and what they mean; the guide's table is made of these, and tests hold both together.
+/// Names and what their values mean. The guide has them as a table; a test compares.
 pub const NAMES: &[(&str, &str)] = &[
     ("CARD", "sm_80 (default) or sm_90a, then changes: `sm_90a,sms=8,l2=1M,shared=100K,registers=32K`"),
     ("DEVICES", "how many such cards, 1 to 4; CUDA_VISIBLE_DEVICES counts too"),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::codes;
-use super::state::State;
+use super::state::{Block, State};
 use super::work::{Copy, End};
 use crate::exec::{Counters, Fault};
 
@@ -48,11 +48,13 @@ pub(crate) struct Journal {
     kernels: BTreeMap<Arc<str>, Kernel>,
     copies: Copies,
     faults: Vec<Entry>,
+    /// Memory that only the end of its context freed.
+    leaks: Vec<Leak>,
     /// What the last refused call was told.
     pub last_error: String,
 }
 
-/// Faults that are kept; more are one program's same mistake.
+/// Faults and leaks that are kept; more are one program's same mistake.
 const KEPT: usize = 100;
 
 impl Journal {
@@ -88,6 +90,13 @@ impl Journal {
         self.copies.memset += bytes;
     }
 
+    /// The end of a context frees this block.
+    pub fn leaked(&mut self, address: u64, block: &Block) {
+        if self.leaks.len() < KEPT {
+            self.leaks.push(Leak { address, bytes: block.size, call: block.call, ended: true });
+        }
+    }
+
     pub fn fault(&mut self, code: u32, text: &str, fault: Option<Box<Fault>>) {
         if self.faults.len() < KEPT {
             let name = codes::find(code).map_or("?", |code| code.name);
@@ -96,13 +105,15 @@ impl Journal {
     }
 }
 
-/// A block of device memory that was not freed.
-#[derive(Serialize)]
+/// A block of device memory that was not freed, or only with its context.
+#[derive(Debug, Clone, Copy, Serialize)]
 struct Leak {
     address: u64,
     bytes: u64,
     /// The call that allocated it, counted from 1.
     call: u64,
+    /// Whether its context has ended, and the memory with it.
+    ended: bool,
 }
 
 /// The report.
@@ -147,11 +158,13 @@ impl State {
             (&**name, KernelReport { kernel, sector_efficiency })
         });
         let blocks = self.blocks.iter().filter(|(_, block)| !block.leaving);
-        let leak = |(&address, block): (&u64, &super::state::Block)| Leak {
+        let alive = blocks.map(|(&address, block)| Leak {
             address,
             bytes: block.size,
             call: block.call,
-        };
+            ended: false,
+        });
+        let leaks = journal.leaks.iter().copied().chain(alive).collect();
         let report = Report {
             emulated: true,
             version: env!("CARGO_PKG_VERSION"),
@@ -167,7 +180,7 @@ impl State {
             faults: &journal.faults,
             last_error: &journal.last_error,
             living: self.living(),
-            leaks: blocks.map(leak).collect(),
+            leaks,
             memory_used: self.devices.iter().map(|d| d.memory.info()).map(|i| i.total - i.free).sum(),
         };
         serde_json::to_string(&report).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"))

@@ -325,6 +325,7 @@ impl State {
 
     /// Ends a context: all it owns goes with it.
     pub fn destroy_context(&mut self, handle: u64) {
+        let healthy = self.healthy(handle).is_ok();
         let Some(context) = self.contexts.remove(handle) else { return };
         let dead: Vec<Pending> = {
             let (dead, alive) = std::mem::take(&mut self.pending)
@@ -345,7 +346,12 @@ impl State {
         let blocks: Vec<u64> =
             self.blocks.iter().filter(|(_, b)| b.context == handle).map(|(&base, _)| base).collect();
         for base in blocks {
-            self.blocks.remove(&base);
+            // What an error or a loss has ended cannot be freed any more; the rest was forgotten.
+            if let Some(block) = self.blocks.remove(&base)
+                && healthy
+            {
+                self.journal.leaked(base, &block);
+            }
             _ = self.devices[context.device].memory.free(base);
         }
         let pinned: Vec<usize> =
