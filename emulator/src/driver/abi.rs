@@ -22,8 +22,8 @@ pub(crate) type Handle = *mut c_void;
 pub(crate) type CUhostFn = Option<unsafe extern "C" fn(*mut c_void)>;
 
 /// The handles that name a stream without one having been created.
-pub(crate) const CU_STREAM_LEGACY: usize = 1;
-pub(crate) const CU_STREAM_PER_THREAD: usize = 2;
+pub(crate) const CU_STREAM_LEGACY: u64 = 1;
+pub(crate) const CU_STREAM_PER_THREAD: u64 = 2;
 
 /// Markers in the `extra` of a launch, which are in the place of pointers.
 pub(crate) const CU_LAUNCH_PARAM_END: usize = 0;
@@ -179,65 +179,11 @@ layout!(CUDA_MEMCPY3D, 200:
 
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
-pub(crate) struct CUDA_MEMCPY3D_PEER {
-    pub src_x_in_bytes: usize,
-    pub src_y: usize,
-    pub src_z: usize,
-    pub src_lod: usize,
-    pub src_memory_type: u32,
-    pub src_host: *const c_void,
-    pub src_device: CUdeviceptr,
-    pub src_array: Handle,
-    pub src_context: Handle,
-    pub src_pitch: usize,
-    pub src_height: usize,
-    pub dst_x_in_bytes: usize,
-    pub dst_y: usize,
-    pub dst_z: usize,
-    pub dst_lod: usize,
-    pub dst_memory_type: u32,
-    pub dst_host: *mut c_void,
-    pub dst_device: CUdeviceptr,
-    pub dst_array: Handle,
-    pub dst_context: Handle,
-    pub dst_pitch: usize,
-    pub dst_height: usize,
-    pub width_in_bytes: usize,
-    pub height: usize,
-    pub depth: usize,
-}
-layout!(CUDA_MEMCPY3D_PEER, 200:
-    src_x_in_bytes 0, src_y 8, src_z 16, src_lod 24, src_memory_type 32, src_host 40, src_device 48,
-    src_array 56, src_context 64, src_pitch 72, src_height 80, dst_x_in_bytes 88, dst_y 96, dst_z 104,
-    dst_lod 112, dst_memory_type 120, dst_host 128, dst_device 136, dst_array 144, dst_context 152,
-    dst_pitch 160, dst_height 168, width_in_bytes 176, height 184, depth 192
-);
-
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
 pub(crate) struct CUmemLocation {
     pub kind: u32,
     pub id: i32,
 }
 layout!(CUmemLocation, 8: kind 0, id 4);
-
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(crate) struct CUmemAccessDesc {
-    pub location: CUmemLocation,
-    pub flags: u32,
-}
-layout!(CUmemAccessDesc, 12: location 0, flags 8);
-
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(crate) struct CUmemcpyAttributes {
-    pub src_access_order: u32,
-    pub src_loc_hint: CUmemLocation,
-    pub dst_loc_hint: CUmemLocation,
-    pub flags: u32,
-}
-layout!(CUmemcpyAttributes, 24: src_access_order 0, src_loc_hint 4, dst_loc_hint 12, flags 20);
 
 /// `gpu_direct_rdma_capable` is reserved before CUDA 13.
 #[derive(Debug, Clone, Copy)]
@@ -255,18 +201,6 @@ pub(crate) struct CUmemPoolProps {
 layout!(CUmemPoolProps, 88:
     alloc_type 0, handle_types 4, location 8, win32_security_attributes 16, max_size 24, usage 32,
     gpu_direct_rdma_capable 34, reserved 35
-);
-
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(crate) struct CUlibraryHostUniversalFunctionAndDataTable {
-    pub function_table: *mut c_void,
-    pub function_window_size: usize,
-    pub data_table: *mut c_void,
-    pub data_window_size: usize,
-}
-layout!(CUlibraryHostUniversalFunctionAndDataTable, 32:
-    function_table 0, function_window_size 8, data_table 16, data_window_size 24
 );
 
 #[derive(Debug, Clone, Copy)]
@@ -324,132 +258,11 @@ layout!(CUDA_MEMSET_NODE_PARAMS_v1, 40: dst 0, pitch 8, value 16, element_size 2
 
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
-pub(crate) struct CUDA_MEMSET_NODE_PARAMS_v2 {
-    pub dst: CUdeviceptr,
-    pub pitch: usize,
-    pub value: u32,
-    pub element_size: u32,
-    pub width: usize,
-    pub height: usize,
-    pub ctx: Handle,
-}
-layout!(CUDA_MEMSET_NODE_PARAMS_v2, 48:
-    dst 0, pitch 8, value 16, element_size 20, width 24, height 32, ctx 40
-);
-
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
 pub(crate) struct CUDA_HOST_NODE_PARAMS_v1 {
     pub function: CUhostFn,
     pub user_data: *mut c_void,
 }
 layout!(CUDA_HOST_NODE_PARAMS_v1, 16: function 0, user_data 8);
-
-/// In CUDA 12 it ends after `user_data`.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(crate) struct CUDA_HOST_NODE_PARAMS_v2 {
-    pub function: CUhostFn,
-    pub user_data: *mut c_void,
-    pub sync_mode: u32,
-    pub ctx: Handle,
-}
-layout!(CUDA_HOST_NODE_PARAMS_v2, 32: function 0, user_data 8, sync_mode 16, ctx 24);
-
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(crate) struct CUDA_MEMCPY_NODE_PARAMS {
-    pub flags: i32,
-    pub reserved: i32,
-    pub copy_ctx: Handle,
-    pub copy_params: CUDA_MEMCPY3D,
-}
-layout!(CUDA_MEMCPY_NODE_PARAMS, 216: flags 0, reserved 4, copy_ctx 8, copy_params 16);
-
-/// `ownership` is younger than the rest: older programs leave 0 there.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(crate) struct CUDA_CHILD_GRAPH_NODE_PARAMS {
-    pub graph: Handle,
-    pub ownership: i32,
-}
-layout!(CUDA_CHILD_GRAPH_NODE_PARAMS, 16: graph 0, ownership 8);
-
-/// In CUDA 12 it ends after `event`.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(crate) struct CUDA_EVENT_RECORD_NODE_PARAMS {
-    pub event: Handle,
-    pub ctx: Handle,
-}
-layout!(CUDA_EVENT_RECORD_NODE_PARAMS, 16: event 0, ctx 8);
-
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(crate) struct CUDA_EVENT_WAIT_NODE_PARAMS {
-    pub event: Handle,
-}
-layout!(CUDA_EVENT_WAIT_NODE_PARAMS, 8: event 0);
-
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(crate) struct CUDA_MEM_ALLOC_NODE_PARAMS {
-    pub pool_props: CUmemPoolProps,
-    pub access_descs: *const CUmemAccessDesc,
-    pub access_desc_count: usize,
-    pub bytesize: usize,
-    pub dptr: CUdeviceptr,
-}
-layout!(CUDA_MEM_ALLOC_NODE_PARAMS, 120:
-    pool_props 0, access_descs 88, access_desc_count 96, bytesize 104, dptr 112
-);
-
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(crate) struct CUDA_MEM_FREE_NODE_PARAMS {
-    pub dptr: CUdeviceptr,
-}
-layout!(CUDA_MEM_FREE_NODE_PARAMS, 8: dptr 0);
-
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(crate) struct CUgraphEdgeData {
-    pub from_port: u8,
-    pub to_port: u8,
-    pub kind: u8,
-    pub reserved: [u8; 5],
-}
-layout!(CUgraphEdgeData, 8: from_port 0, to_port 1, kind 2, reserved 3);
-
-/// `params` is the union of the parameters of the nodes of a `kind` of [`node_type`].
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(crate) struct CUgraphNodeParams {
-    pub kind: u32,
-    pub reserved0: [i32; 3],
-    pub params: [u64; 29],
-    pub reserved2: i64,
-}
-layout!(CUgraphNodeParams, 256: kind 0, reserved0 4, params 16, reserved2 248);
-
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(crate) struct CUDA_GRAPH_INSTANTIATE_PARAMS {
-    pub flags: u64,
-    pub h_upload_stream: Handle,
-    pub h_err_node_out: Handle,
-    pub result_out: u32,
-}
-layout!(CUDA_GRAPH_INSTANTIATE_PARAMS, 32: flags 0, h_upload_stream 8, h_err_node_out 16, result_out 24);
-
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(crate) struct CUgraphExecUpdateResultInfo {
-    pub result: u32,
-    pub error_node: Handle,
-    pub error_from_node: Handle,
-}
-layout!(CUgraphExecUpdateResultInfo, 24: result 0, error_node 8, error_from_node 16);
 
 #[cfg(test)]
 mod tests {

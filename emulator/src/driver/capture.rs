@@ -3,16 +3,13 @@
 
 use std::sync::Arc;
 
+use super::abi::capture_mode::{GLOBAL, RELAXED, THREAD_LOCAL};
+use super::abi::stream_flag::NON_BLOCKING;
 use super::graph::{Node, Task};
 use super::order::Record;
 use super::state::State;
 use super::work::Work;
 use super::{Answer, Refusal, codes};
-
-/// `CUstreamCaptureMode`
-pub(crate) const GLOBAL: u32 = 0;
-pub(crate) const THREAD_LOCAL: u32 = 1;
-pub(crate) const RELAXED: u32 = 2;
 
 /// A capture under way.
 pub(crate) struct Capture {
@@ -174,7 +171,10 @@ impl State {
             return Ok(());
         }
         let captured = self.streams.iter().find_map(|(_, s)| {
-            s.capture.as_ref().filter(|_| s.context == context && s.flags & 1 == 0).map(|(id, _)| *id)
+            s.capture
+                .as_ref()
+                .filter(|_| s.context == context && s.flags & NON_BLOCKING == 0)
+                .map(|(id, _)| *id)
         });
         match captured {
             None => Ok(()),

@@ -8,12 +8,11 @@
 //! What is not supported exists and says so: every symbol of the driver that is not built answers
 //! `CUDA_ERROR_NOT_SUPPORTED` and names itself.
 
-#[allow(dead_code, reason = "a table")]
 mod abi;
 mod api;
 mod attributes;
 mod capture;
-#[allow(dead_code, reason = "a table")]
+
 mod codes;
 mod config;
 mod fault;
@@ -110,7 +109,7 @@ thread_local! {
     static CURRENT: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
     /// Whether this thread is in a host function, which must not call the driver.
     static CALLING: Cell<bool> = const { Cell::new(false) };
-    static CAPTURE_MODE: Cell<u32> = const { Cell::new(capture::GLOBAL) };
+    static CAPTURE_MODE: Cell<u32> = const { Cell::new(abi::capture_mode::GLOBAL) };
     static THREAD: u64 = {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         NEXT.fetch_add(1, Ordering::Relaxed)

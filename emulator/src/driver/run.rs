@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::abi::stream_flag::NON_BLOCKING;
 use super::config::Settings;
 use super::order::{Known, Pending, Record};
 use super::raw;
@@ -14,7 +15,6 @@ use crate::memory::{After, TransferError};
 
 /// Operations that may wait before some are run whatever the seed says.
 const MANY: usize = 256;
-const NONBLOCKING: u32 = 1;
 
 /// Why an operation failed.
 pub(crate) struct Failure {
@@ -40,10 +40,10 @@ impl State {
         let stream = self.streams.get(handle).ok_or(Refusal::from(codes::INVALID_HANDLE))?;
         let legacy = self.context(stream.context)?.legacy;
         let mut waits_for: Vec<Arc<Record>> = stream.tail.iter().cloned().collect();
-        if stream.flags & NONBLOCKING == 0 {
+        if stream.flags & NON_BLOCKING == 0 {
             let implied = self.streams.iter().filter(|&(other, s)| {
                 let ordered = handle == legacy || other == legacy;
-                other != handle && ordered && s.context == stream.context && s.flags & NONBLOCKING == 0
+                other != handle && ordered && s.context == stream.context && s.flags & NON_BLOCKING == 0
             });
             waits_for.extend(implied.filter_map(|(_, s)| s.tail.clone()));
         }

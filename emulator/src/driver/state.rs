@@ -12,7 +12,7 @@ use super::journal::Journal;
 use super::order::{Known, Pending, Record};
 use super::raw;
 use super::work::Code;
-use super::{Answer, Refusal, codes};
+use super::{Answer, Refusal, abi, codes};
 use crate::exec::{Card, Place};
 use crate::memory::{AllocateError, DeviceMemory, MemoryConfig};
 
@@ -307,8 +307,8 @@ impl State {
     /// What a stream handle of the API means under a context.
     pub fn stream_of(&mut self, context: u64, stream: u64, thread: u64) -> Answer<u64> {
         match stream {
-            0 | 1 => Ok(self.context(context)?.legacy),
-            2 => {
+            0 | abi::CU_STREAM_LEGACY => Ok(self.context(context)?.legacy),
+            abi::CU_STREAM_PER_THREAD => {
                 if let Some(&stream) = self.context(context)?.of_threads.get(&thread) {
                     return Ok(stream);
                 }
@@ -409,10 +409,10 @@ impl Pool {
 
 /// The limits of a new context, by their numbers.
 const LIMITS: [(u32, usize); 6] = [
-    (0, 1024),    // stack size
-    (1, 1 << 20), // printf FIFO
-    (2, 8 << 20), // malloc heap
-    (3, 2),       // nested launches that may be waited for
-    (4, 2048),    // pending launches
-    (5, 64),      // L2 fetch granularity
+    (abi::limit::STACK_SIZE, 1 << 10),
+    (abi::limit::PRINTF_FIFO_SIZE, 1 << 20),
+    (abi::limit::MALLOC_HEAP_SIZE, 8 << 20),
+    (abi::limit::DEV_RUNTIME_SYNC_DEPTH, 2),
+    (abi::limit::DEV_RUNTIME_PENDING_LAUNCH_COUNT, 2048),
+    (abi::limit::MAX_L2_FETCH_GRANULARITY, 64),
 ];

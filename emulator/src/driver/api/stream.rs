@@ -1,6 +1,6 @@
 //! Streams and their capture.
 
-use crate::driver::abi::{capture_status, stream_flag};
+use crate::driver::abi::{capture_mode, capture_status, stream_flag};
 use crate::driver::raw::Out;
 use crate::driver::work::Work;
 use crate::driver::{Answer, CAPTURE_MODE, Call, Refusal, codes};
@@ -92,7 +92,7 @@ api! {
 
     fn cuStreamBeginCapture(stream: u64) Context |call| {
         let (stream, thread) = (call.stream(stream)?, call.thread);
-        call.begin_capture(stream, crate::driver::capture::GLOBAL, thread)
+        call.begin_capture(stream, capture_mode::GLOBAL, thread)
     }
 
     fn cuStreamBeginCapture_v2(stream: u64, mode: u32) Context |call| {
@@ -147,7 +147,7 @@ api! {
 
     fn cuThreadExchangeStreamCaptureMode(mode: Out<u32>) Init |_call| {
         let new = mode.get()?;
-        if new > crate::driver::capture::RELAXED {
+        if new > capture_mode::RELAXED {
             return Err(codes::INVALID_VALUE.into());
         }
         mode.set(CAPTURE_MODE.replace(new))
