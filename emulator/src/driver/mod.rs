@@ -286,6 +286,10 @@ fn begin(call: &mut Call, name: &'static str, needs: Needs) -> Answer {
         if call.context == 0 {
             return Err(codes::INVALID_CONTEXT.into());
         }
+        // Handles are never used twice: what is current and not there was there.
+        if call.contexts.get(call.context).is_none() {
+            return Err(Refusal::new(codes::CONTEXT_IS_DESTROYED, "the current context has been destroyed"));
+        }
         call.healthy(call.context)?;
     }
     Ok(())

@@ -347,19 +347,18 @@ impl State {
             self.blocks.iter().filter(|(_, b)| b.context == handle).map(|(&base, _)| base).collect();
         for base in blocks {
             // What an error or a loss has ended cannot be freed any more; the rest was forgotten.
-            if let Some(block) = self.blocks.remove(&base)
-                && healthy
-            {
-                self.journal.leaked(base, &block);
+            if healthy && let Some(block) = self.blocks.get(&base) {
+                self.journal.leaked(base, block);
             }
-            _ = self.devices[context.device].memory.free(base);
+            // Not each lies on the context's own device: pools of the others may be allocated from.
+            _ = self.free_now(base);
         }
         let pinned: Vec<usize> =
             self.pinned.iter().filter(|(_, p)| p.context == handle).map(|(&at, _)| at).collect();
         pinned.into_iter().for_each(|address| self.unpin(address));
         let device = &mut self.devices[context.device];
         if device.primary == Some(handle) {
-            (device.primary, device.retained) = (None, 0);
+            device.primary = None;
         }
     }
 

@@ -89,6 +89,9 @@ api! {
         if let Some(code) = found.lost {
             return Err(Refusal::new(code, "the device was lost"));
         }
+        if context.is_null() {
+            return Err(codes::INVALID_VALUE.into());
+        }
         let (primary, flags) = (found.primary, found.flags);
         let handle = primary.unwrap_or_else(|| call.new_context(device as usize, true, flags));
         context.set(handle)?;
@@ -100,11 +103,11 @@ api! {
 
     fn cuDevicePrimaryCtxRelease_v2(device: c_int) Init |call| {
         let found = call.device(device)?;
-        let Some(handle) = found.primary.filter(|_| found.retained > 0) else {
-            return Err(codes::INVALID_CONTEXT.into());
-        };
-        found.retained -= 1;
-        if found.retained == 0 {
+        // After a reset there is nothing to destroy; what is retained must be released all the same.
+        found.retained = found.retained.checked_sub(1).ok_or(Refusal::from(codes::INVALID_CONTEXT))?;
+        if found.retained == 0
+            && let Some(handle) = found.primary
+        {
             _ = call.wait_for_context(handle);
             call.destroy_context(handle);
         }

@@ -2,7 +2,7 @@
 
 use crate::driver::raw::{Out, Text};
 use crate::driver::symbols::{PER_THREAD, SYMBOLS, Symbol};
-use crate::driver::{Call, Refusal, abi, codes};
+use crate::driver::{Answer, Call, Refusal, abi, codes};
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::sync::LazyLock;
 
@@ -27,9 +27,11 @@ api! {
     }
 
     fn cuGetProcAddress(symbol: Text, function: Out<*const c_void>, version: c_int, flags: u64) Nothing |call| {
-        let found = proc_address(call, &symbol.get()?, version, flags);
+        let name = symbol.get()?;
+        let found = proc_address(call, &name, version, flags);
         function.set(found.map_or(std::ptr::null(), |address| address as *const c_void))?;
-        found.map(drop).ok_or_else(|| codes::NOT_FOUND.into())
+        version_exists(call, version)?;
+        found.map(drop).ok_or_else(|| not_found(&name, version))
     }
 
     fn cuGetProcAddress_v2(
@@ -43,13 +45,17 @@ api! {
         let name = symbol.get()?;
         let found = proc_address(call, &name, version, flags);
         function.set(found.map_or(std::ptr::null(), |address| address as *const c_void))?;
+        version_exists(call, version)?;
         status.set_if(match found {
             Some(_) => SUCCESS,
-            None if SYMBOLS.iter().any(|s| s.base == name) => VERSION_NOT_SUFFICIENT,
+            // A driver knows the names of its time, whatever version is asked for.
+            None if proc_address(call, &name, call.settings.driver as c_int, flags).is_some() => {
+                VERSION_NOT_SUFFICIENT
+            }
             None => SYMBOL_NOT_FOUND,
         });
         // With a place for the status, not finding is no error.
-        if found.is_some() || !status.is_null() { Ok(()) } else { Err(codes::NOT_FOUND.into()) }
+        if found.is_some() || !status.is_null() { Ok(()) } else { Err(not_found(&name, version)) }
     }
 
     fn cuProfilerStart() Context |_call| { Ok(()) }
@@ -72,8 +78,21 @@ fn text_of(error: u32, to: Out<*const c_char>, which: usize) -> Result<(), Refus
     }
 }
 
+/// The manual: a version newer than the driver is an invalid value.
+fn version_exists(call: &Call, version: c_int) -> Answer {
+    if i64::from(version) > i64::from(call.settings.driver) {
+        let text = format!("version {version} is newer than this driver's, {}", call.settings.driver);
+        return Err(Refusal::new(codes::INVALID_VALUE, text));
+    }
+    Ok(())
+}
+
+fn not_found(name: &str, version: c_int) -> Refusal {
+    Refusal::new(codes::NOT_FOUND, format!("there is no {name} for version {version}"))
+}
+
 fn proc_address(call: &Call, name: &str, version: c_int, flags: u64) -> Option<usize> {
-    let version = u32::try_from(version).ok()?.min(call.settings.driver);
+    let version = u32::try_from(version).ok().filter(|&version| version <= call.settings.driver)?;
     let newest = |table: &'static [Symbol]| {
         table.iter().filter(|s| s.base == name && s.since <= version).max_by_key(|s| s.since)
     };
