@@ -170,6 +170,14 @@ impl Call {
         self.guard = Some(waited.unwrap_or_else(PoisonError::into_inner).0);
     }
 
+    /// Calls back into the program, which may ask the driver meanwhile.
+    pub fn unlocked<T>(&mut self, function: impl FnOnce() -> T) -> T {
+        self.guard = None;
+        let value = function();
+        self.guard = Some(lock());
+        value
+    }
+
     /// Waits for all work of a context.
     pub fn wait_for_context(&mut self, context: u64) -> Answer {
         while let Some(record) = self.pending.iter().find(|p| p.context == context).map(|p| p.record.clone())

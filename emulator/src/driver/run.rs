@@ -106,7 +106,12 @@ impl State {
         }
         let mut operation = self.pending.remove(position);
         let dead = self.healthy(operation.context).is_err();
-        let outcome = if dead { Ok(()) } else { self.run(&mut operation) };
+        let outcome = match operation.work {
+            // Memory is given back whatever became of the context.
+            Work::Free(base) => self.free_now(base),
+            _ if dead => Ok(()),
+            _ => self.run(&mut operation),
+        };
         operation.record.finish(operation.known);
         if let Err(failure) = outcome {
             self.poison(operation.context, failure);
@@ -243,25 +248,27 @@ impl State {
                         .map_err(|error| self.transfer_failure(a, &label, error))?;
                 }
                 (source, target) => {
-                    let bytes = match source {
+                    let (bytes, holes) = match source {
                         &End::Device(device, source) => {
                             let mut bytes = vec![0; len];
                             let Some(launch) = launch(device) else { continue };
                             let memory = &self.devices[device].memory;
-                            memory
-                                .read_as(launch, source + from as u64, &mut bytes)
+                            let holes = memory
+                                .read_with_holes_as(launch, source + from as u64, &mut bytes)
                                 .map_err(|error| self.transfer_failure(device, &label, error))?;
-                            bytes
+                            (bytes, holes)
                         }
-                        End::Host(address) => raw::read_host(address + from, len),
-                        End::Staged(bytes) => bytes.get(from..from + len).unwrap_or_default().to_vec(),
+                        End::Host(address) => (raw::read_host(address + from, len), Vec::new()),
+                        End::Staged(bytes) => {
+                            (bytes.get(from..from + len).unwrap_or_default().to_vec(), Vec::new())
+                        }
                     };
                     match target {
                         &End::Device(device, target) => {
                             let Some(launch) = launch(device) else { continue };
                             let memory = &self.devices[device].memory;
                             memory
-                                .write_as(launch, target + to as u64, &bytes)
+                                .write_with_holes_as(launch, target + to as u64, &bytes, &holes)
                                 .map_err(|error| self.transfer_failure(device, &label, error))?;
                         }
                         End::Host(address) => raw::write_host(address + to, &bytes),

@@ -258,6 +258,23 @@ impl State {
         (address - base < block.size).then_some((base, *block))
     }
 
+    /// The same, or the variable of a module that contains it.
+    pub fn memory_at(&self, address: u64) -> Option<(u64, Block)> {
+        self.block_at(address).or_else(|| {
+            self.modules.iter().find_map(|(_, module)| {
+                let (base, size) = module
+                    .code
+                    .image
+                    .globals
+                    .values()
+                    .copied()
+                    .find(|&(base, size)| address.checked_sub(base).is_some_and(|at| at < size))?;
+                let (context, device) = (module.context, module.code.device);
+                Some((base, Block { context, device, size, pool: None, leaving: false, call: 0 }))
+            })
+        })
+    }
+
     /// The pinned memory that contains all of a range.
     pub fn pinned_at(&self, address: usize, len: usize) -> Option<(usize, Pinned)> {
         let (&base, pinned) = self.pinned.range(..=address).next_back()?;

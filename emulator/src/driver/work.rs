@@ -117,6 +117,7 @@ impl Fill {
         let row = self.width.checked_mul(self.element)?;
         match self.rows {
             0 => Some(0),
+            _ if row == 0 => Some(0),
             rows => (rows - 1).checked_mul(self.pitch)?.checked_add(row),
         }
     }

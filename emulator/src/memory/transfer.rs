@@ -182,6 +182,33 @@ impl<'a> Pages<'a> {
         }
     }
 
+    /// The parts of a span that were never written.
+    fn holes(&mut self, span: &Span) -> Vec<Range<usize>> {
+        let mut holes = Vec::new();
+        for chunk in span.chunks() {
+            match self.get(span, chunk.page) {
+                Some(page) => holes.extend(
+                    page.uninitialised(chunk.offset, chunk.len)
+                        .into_iter()
+                        .map(|hole| chunk.at + hole.start..chunk.at + hole.end),
+                ),
+                None => holes.push(chunk.at..chunk.at + chunk.len),
+            }
+        }
+        holes
+    }
+
+    /// Parts of a span count as never written.
+    fn forget(&mut self, span: &Span, holes: &[Range<usize>]) {
+        for hole in holes {
+            for part in span.part(hole.start, hole.len()) {
+                if let Some(page) = self.get(span, part.page) {
+                    page.initialise(part.offset, part.len, false);
+                }
+            }
+        }
+    }
+
     pub(super) fn flip(&mut self, span: &Span, bit: u32) {
         for chunk in span.chunks() {
             if let Some(page) = self.get(span, chunk.page) {
@@ -243,6 +270,43 @@ impl DeviceMemory {
         }
         let span = self.span(address, out.len())?;
         self.transfer(launch, &[(&span, READ)], |pages, by| pages.read(&span, out, by))
+    }
+
+    /// [`read_as`](Self::read_as) for a copy to another card's memory: also which parts of `out` were never written.
+    pub fn read_with_holes_as(
+        &self,
+        launch: &Launch,
+        address: u64,
+        out: &mut [u8],
+    ) -> Result<Vec<Range<usize>>, TransferError> {
+        if out.is_empty() {
+            return Ok(Vec::new());
+        }
+        let span = self.span(address, out.len())?;
+        let mut holes = Vec::new();
+        self.transfer(launch, &[(&span, READ)], |pages, by| {
+            holes = pages.holes(&span);
+            pages.read(&span, out, by);
+        })?;
+        Ok(holes)
+    }
+
+    /// [`write_as`](Self::write_as) of what [`read_with_holes_as`](Self::read_with_holes_as) has read elsewhere.
+    pub fn write_with_holes_as(
+        &self,
+        launch: &Launch,
+        address: u64,
+        bytes: &[u8],
+        holes: &[Range<usize>],
+    ) -> Result<(), TransferError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let span = self.span(address, bytes.len())?;
+        self.transfer(launch, &[(&span, WRITE)], |pages, by| {
+            pages.write(&span, bytes, by);
+            pages.forget(&span, holes);
+        })
     }
 
     /// [`fill`](Self::fill) as an operation of a stream; see [`write_as`](Self::write_as).

@@ -13,6 +13,25 @@ const HOST: CUmemorytype = CUmemorytype::CU_MEMORYTYPE_HOST;
 const DEVICE: CUmemorytype = CUmemorytype::CU_MEMORYTYPE_DEVICE;
 const UNIFIED: CUmemorytype = CUmemorytype::CU_MEMORYTYPE_UNIFIED;
 
+/// All zero but for the types of memory, which cannot be.
+fn flat() -> sys::CUDA_MEMCPY2D {
+    let mut copy = std::mem::MaybeUninit::<sys::CUDA_MEMCPY2D>::zeroed();
+    unsafe {
+        (*copy.as_mut_ptr()).srcMemoryType = HOST;
+        (*copy.as_mut_ptr()).dstMemoryType = HOST;
+        copy.assume_init()
+    }
+}
+
+fn solid() -> sys::CUDA_MEMCPY3D {
+    let mut copy = std::mem::MaybeUninit::<sys::CUDA_MEMCPY3D>::zeroed();
+    unsafe {
+        (*copy.as_mut_ptr()).srcMemoryType = HOST;
+        (*copy.as_mut_ptr()).dstMemoryType = HOST;
+        copy.assume_init()
+    }
+}
+
 /// Pageable and pinned memory, memory of the first and of the second card; and what should be in them.
 struct World {
     _session: Session,
@@ -47,7 +66,12 @@ impl World {
     #[track_caller]
     fn check(&self, what: &str) {
         let pinned = unsafe { std::slice::from_raw_parts(self.addresses[1] as *const u8, SIZE) };
-        let found = [self.pageable.clone(), pinned.to_vec(), get(self.addresses[2], SIZE), get(self.addresses[3], SIZE)];
+        let found = [
+            self.pageable.clone(),
+            pinned.to_vec(),
+            get(self.addresses[2], SIZE),
+            get(self.addresses[3], SIZE),
+        ];
         for (place, (found, model)) in found.iter().zip(&self.model).enumerate() {
             let wrong = found.iter().zip(model).position(|(a, b)| a != b);
             assert_eq!(wrong, None, "{what}: place {place}");
@@ -70,7 +94,12 @@ struct Corner {
 }
 
 impl Corner {
-    fn random(random: &mut Random, half: usize, [width, height, depth]: [usize; 3], dimensions: usize) -> Corner {
+    fn random(
+        random: &mut Random,
+        half: usize,
+        [width, height, depth]: [usize; 3],
+        dimensions: usize,
+    ) -> Corner {
         let at = [16, 3, 2].map(|most| random.range(0, most));
         let at = [at[0], if dimensions > 1 { at[1] } else { 0 }, if dimensions > 2 { at[2] } else { 0 }];
         let tight = random.below(3) == 0;
@@ -96,8 +125,14 @@ impl Corner {
     }
 }
 
-fn two_d(world: &World, to: &Corner, from: &Corner, size: [usize; 3], random: &mut Random) -> sys::CUDA_MEMCPY2D {
-    let mut copy = unsafe { std::mem::zeroed::<sys::CUDA_MEMCPY2D>() };
+fn two_d(
+    world: &World,
+    to: &Corner,
+    from: &Corner,
+    size: [usize; 3],
+    random: &mut Random,
+) -> sys::CUDA_MEMCPY2D {
+    let mut copy = flat();
     let address = |c: &Corner| world.addresses[c.place] + c.base as u64;
     (copy.srcMemoryType, copy.dstMemoryType) = (from.kind(random), to.kind(random));
     (copy.srcXInBytes, copy.srcY, copy.srcPitch) = (from.at[0], from.at[1], from.pitch);
@@ -115,19 +150,33 @@ fn two_d(world: &World, to: &Corner, from: &Corner, size: [usize; 3], random: &m
     copy
 }
 
-fn three_d(world: &World, to: &Corner, from: &Corner, size: [usize; 3], random: &mut Random) -> sys::CUDA_MEMCPY3D {
+fn three_d(
+    world: &World,
+    to: &Corner,
+    from: &Corner,
+    size: [usize; 3],
+    random: &mut Random,
+) -> sys::CUDA_MEMCPY3D {
     let flat = two_d(world, to, from, size, random);
-    let mut copy = unsafe { std::mem::zeroed::<sys::CUDA_MEMCPY3D>() };
+    let mut copy = solid();
     (copy.srcMemoryType, copy.srcHost, copy.srcDevice) = (flat.srcMemoryType, flat.srcHost, flat.srcDevice);
     (copy.dstMemoryType, copy.dstHost, copy.dstDevice) = (flat.dstMemoryType, flat.dstHost, flat.dstDevice);
     (copy.srcXInBytes, copy.srcY, copy.srcZ) = from.at.into();
     (copy.dstXInBytes, copy.dstY, copy.dstZ) = to.at.into();
-    (copy.srcPitch, copy.srcHeight, copy.dstPitch, copy.dstHeight) = (from.pitch, from.height, to.pitch, to.height);
+    (copy.srcPitch, copy.srcHeight, copy.dstPitch, copy.dstHeight) =
+        (from.pitch, from.height, to.pitch, to.height);
     (copy.WidthInBytes, copy.Height, copy.Depth) = size.into();
     copy
 }
 
-fn one_d(world: &World, to: &Corner, from: &Corner, bytes: usize, later: bool, random: &mut Random) -> CUresult {
+fn one_d(
+    world: &World,
+    to: &Corner,
+    from: &Corner,
+    bytes: usize,
+    later: bool,
+    random: &mut Random,
+) -> CUresult {
     let address = |c: &Corner| world.addresses[c.place] + c.index([0; 3]) as u64;
     let (target, source, stream) = (address(to), address(from), world.stream);
     let any = random.below(3) == 0;
@@ -162,9 +211,13 @@ fn copies_of_any_shape_in_every_direction() {
         let mut world = world(&seed.to_string(), &mut random);
         for case in 0..120 {
             let dimensions = random.range(1, 3);
-            let most = [64, if dimensions > 1 { 8 } else { 1 }, if dimensions > 2 { 4 } else { 1 }];
+            let most = [64, 8, 4];
             // Now and then nothing is copied.
-            let size = most.map(|most| if random.below(12) == 0 { 0 } else { random.range(1, most) });
+            let size: [usize; 3] = std::array::from_fn(|axis| match axis {
+                _ if axis >= dimensions => 1,
+                _ if random.below(12) == 0 => 0,
+                _ => random.range(1, most[axis]),
+            });
             let half = random.below(2);
             let from = Corner::random(&mut random, half, size, dimensions);
             let to = Corner::random(&mut random, 1 - half, size, dimensions);
@@ -220,7 +273,7 @@ fn memsets_of_any_shape() {
                 .map(|most| if random.below(12) == 0 { 0 } else { random.range(1, most) });
             let pitch = (width + random.below(5)) * element;
             let base = random.below((SIZE - 4 * 53 * 9) / element) * element;
-            let value = random.below(1 << 30) as u32 * 5;
+            let value = (random.below(1 << 30) as u32).wrapping_mul(5);
             let (to, later) = (world.addresses[2] + base as u64, random.below(2) == 0);
             let result = unsafe {
                 match (flat, element, later) {
@@ -238,7 +291,8 @@ fn memsets_of_any_shape() {
                     (false, _, true) => sys::cuMemsetD2D32Async(to, pitch, value, width, rows, stream),
                 }
             };
-            let what = format!("seed {seed} case {case}: {width}x{rows} of {element}, pitch {pitch}, at {base}");
+            let what =
+                format!("seed {seed} case {case}: {width}x{rows} of {element}, pitch {pitch}, at {base}");
             assert_eq!(result, CUDA_SUCCESS, "{what}");
             for row in 0..rows {
                 for x in 0..width * element {
@@ -412,7 +466,7 @@ fn copies_of_nothing_written_are_nothing_written() {
 
 /// Rows of 16 bytes, 32 apart.
 fn rows(from: u64, to: u64) -> sys::CUDA_MEMCPY2D {
-    let mut copy = unsafe { std::mem::zeroed::<sys::CUDA_MEMCPY2D>() };
+    let mut copy = flat();
     (copy.srcMemoryType, copy.srcDevice, copy.srcPitch) = (DEVICE, from, 32);
     (copy.dstMemoryType, copy.dstDevice, copy.dstPitch) = (DEVICE, to, 32);
     (copy.WidthInBytes, copy.Height) = (16, 128);

@@ -60,15 +60,38 @@ fn total(device: i32) -> usize {
 /// Numbers of `CUdevice_attribute` in cuda.h; values of the programming guide's table of compute capabilities.
 #[test]
 fn cards_describe_themselves() {
-    for (card, major, sms, shared_sm, shared_block) in
-        [("sm_80", 8, 108, 167_936, 166_912), ("sm_90a", 9, 132, 233_472, 232_448), ("sm_80,sms=7", 8, 7, 167_936, 166_912)]
-    {
+    for (card, major, sms, shared_sm, shared_block) in [
+        ("sm_80", 8, 108, 167_936, 166_912),
+        ("sm_90a", 9, 132, 233_472, 232_448),
+        ("sm_80,sms=7", 8, 7, 167_936, 166_912),
+    ] {
         let session = session(&[("CARD", card)]);
         assert!(name(0).contains("emulated"), "{}", name(0));
         for (number, value) in [
-            (1, 1024), (2, 1024), (3, 1024), (4, 64), (5, i32::MAX), (6, 65_535), (7, 65_535), (8, 49_152),
-            (9, 65_536), (10, 32), (12, 65_536), (16, sms), (39, 2048), (41, 1), (75, major), (76, 0),
-            (81, shared_sm), (82, 65_536), (95, 1), (97, shared_block), (106, 32), (111, 1024), (115, 1), (120, 0),
+            (1, 1024),
+            (2, 1024),
+            (3, 1024),
+            (4, 64),
+            (5, i32::MAX),
+            (6, 65_535),
+            (7, 65_535),
+            (8, 49_152),
+            (9, 65_536),
+            (10, 32),
+            (12, 65_536),
+            (16, sms),
+            (39, 2048),
+            (41, 1),
+            (75, major),
+            (76, 0),
+            (81, shared_sm),
+            (82, 65_536),
+            (95, 1),
+            (97, shared_block),
+            (106, 32),
+            (111, 1024),
+            (115, 1),
+            (120, 0),
         ] {
             assert_eq!(attribute(number, 0), Ok(value), "{card} attribute {number}");
         }
@@ -79,8 +102,14 @@ fn cards_describe_themselves() {
         let mut properties = unsafe { std::mem::zeroed::<sys::CUdevprop>() };
         ok(unsafe { sys::cuDeviceGetProperties(&mut properties, 0) });
         assert_eq!(properties.maxThreadsPerBlock, 1024);
-        assert_eq!((properties.maxThreadsDim, properties.maxGridSize), ([1024, 1024, 64], [i32::MAX, 65_535, 65_535]));
-        assert_eq!((properties.sharedMemPerBlock, properties.SIMDWidth, properties.regsPerBlock), (49_152, 32, 65_536));
+        assert_eq!(
+            (properties.maxThreadsDim, properties.maxGridSize),
+            ([1024, 1024, 64], [i32::MAX, 65_535, 65_535])
+        );
+        assert_eq!(
+            (properties.sharedMemPerBlock, properties.SIMDWidth, properties.regsPerBlock),
+            (49_152, 32, 65_536)
+        );
         // Every number up to the last known one has a value, others are invalid.
         assert!((1..=100).all(|number| attribute(number, 0).is_ok()));
         for wrong in [0, 1000, u32::MAX] {
@@ -93,7 +122,10 @@ fn cards_describe_themselves() {
 fn settings_change_the_card() {
     let _session = session(&[("CARD", "sm_90a,l2=1M,shared=100K,registers=32K"), ("MEMORY", "3M")]);
     assert_eq!(attribute(38, 0), Ok(1 << 20));
-    assert_eq!((attribute(97, 0), attribute(81, 0), attribute(12, 0)), (Ok(102_400), Ok(103_424), Ok(32_768)));
+    assert_eq!(
+        (attribute(97, 0), attribute(81, 0), attribute(12, 0)),
+        (Ok(102_400), Ok(103_424), Ok(32_768))
+    );
     assert_eq!(total(0), 3 << 20);
 }
 
@@ -123,7 +155,10 @@ fn several_cards_are_told_apart() {
         }
     }
     let mut found = 0;
-    fails(unsafe { sys::cuDeviceGetByPCIBusId(&mut found, c"0000:77:00.0".as_ptr()) }, CUDA_ERROR_INVALID_DEVICE);
+    fails(
+        unsafe { sys::cuDeviceGetByPCIBusId(&mut found, c"0000:77:00.0".as_ptr()) },
+        CUDA_ERROR_INVALID_DEVICE,
+    );
     let other = retain(1);
     fails(unsafe { sys::cuCtxEnablePeerAccess(other, 0) }, CUDA_ERROR_PEER_ACCESS_UNSUPPORTED);
 }
@@ -324,8 +359,14 @@ fn all_that_is_alive_goes_with_its_context() {
         ok(launch(add, 4, 256, s, &[&x, &1000u32, &1u32]));
         ok(unsafe { sys::cuEventRecord(e, s) });
         let living = session.report()["living"].clone();
-        assert_eq!((&living["contexts"], &living["allocations"], &living["pinned"]), (&2.into(), &3.into(), &2.into()));
-        assert_eq!((&living["streams"], &living["events"], &living["modules"]), (&1.into(), &1.into(), &1.into()));
+        assert_eq!(
+            (&living["contexts"], &living["allocations"], &living["pinned"]),
+            (&2.into(), &3.into(), &2.into())
+        );
+        assert_eq!(
+            (&living["streams"], &living["events"], &living["modules"]),
+            (&1.into(), &1.into(), &1.into())
+        );
         ok(unsafe { sys::cuCtxDestroy_v2(a) });
         let report = session.report();
         assert_eq!((&report["living"], &report["memory_used"]), (&before, &0.into()), "seed {seed}");

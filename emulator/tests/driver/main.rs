@@ -1,8 +1,13 @@
 //! The driver API as a client sees it: through `liborthant_gpu.so`, preloaded, and cudarc's bindings.
 
+mod copies;
 mod devices;
 mod faults;
 mod harness;
 mod init;
+mod launches;
+mod memory;
+mod modules;
+mod occupancy;
 mod streams;
 mod tools;

@@ -107,6 +107,7 @@ fn memory_is_given_and_taken_back() {
 #[test]
 fn what_is_not_the_start_of_an_allocation_is_not_freed() {
     let session = session(&[]);
+    alloc(1);
     let x = alloc(1000);
     for (wrong, text) in [
         (x + 8, "inside the allocation"),
@@ -160,10 +161,7 @@ fn pitched_memory_has_rows_that_are_aligned() {
         fails(result, CUDA_ERROR_INVALID_VALUE);
     }
     for (width, height) in [(usize::MAX, 1), (1 << 40, 1 << 40)] {
-        assert_ne!(
-            unsafe { sys::cuMemAllocPitch_v2(&mut x, &mut pitch, width, height, 4) },
-            CUDA_SUCCESS
-        );
+        assert_ne!(unsafe { sys::cuMemAllocPitch_v2(&mut x, &mut pitch, width, height, 4) }, CUDA_SUCCESS);
     }
     assert_eq!((x, pitch), (0, 0));
 }
@@ -182,8 +180,14 @@ fn pointers_tell_what_they_are() {
             let p = base + inside;
             assert_eq!(attribute(CONTEXT, p), Ok(context as u64));
             assert_eq!(attribute(MEMORY_TYPE, p), Ok(kind));
-            assert_eq!(attribute(DEVICE_POINTER, p), if kind == 2 { Ok(p) } else { Err(CUDA_ERROR_INVALID_VALUE) });
-            assert_eq!(attribute(HOST_POINTER, p), if kind == 1 { Ok(p) } else { Err(CUDA_ERROR_INVALID_VALUE) });
+            assert_eq!(
+                attribute(DEVICE_POINTER, p),
+                if kind == 2 { Ok(p) } else { Err(CUDA_ERROR_INVALID_VALUE) }
+            );
+            assert_eq!(
+                attribute(HOST_POINTER, p),
+                if kind == 1 { Ok(p) } else { Err(CUDA_ERROR_INVALID_VALUE) }
+            );
             assert_eq!(attribute(DEVICE_ORDINAL, p), Ok(0));
             assert_eq!((attribute(RANGE_START, p), attribute(RANGE_SIZE, p)), (Ok(base), Ok(size)));
             assert_eq!(attribute(MAPPED, p), Ok(u64::from(kind == 2)));
@@ -245,7 +249,7 @@ fn pinned_memory() {
     let mut flags = 9;
     ok(unsafe { sys::cuMemHostGetFlags(&mut flags, a) });
     assert_eq!(flags, 0);
-    let (mut b, null) = (null_mut(), null_mut());
+    let (mut b, null) = (null_mut(), null_mut::<c_void>());
     ok(unsafe { sys::cuMemHostAlloc(&mut b, 100, 1 | 4) });
     ok(unsafe { sys::cuMemHostGetFlags(&mut flags, b.wrapping_byte_add(99)) });
     assert_eq!((flags, &session.report()["living"]["pinned"]), (5, &2.into()));

@@ -230,12 +230,22 @@ struct Corner {
     height: usize,
 }
 
+/// What the device attribute says.
+const MAX_PITCH: usize = i32::MAX as usize;
+
 fn side(call: &Call, corner: Corner, size: [usize; 3]) -> Answer<Side> {
     let wrong = |what: &str| Refusal::new(codes::INVALID_VALUE, what);
     let [width, height, depth] = size;
     let pitch = if corner.pitch == 0 { width } else { corner.pitch };
+    if pitch > MAX_PITCH {
+        return Err(wrong("the pitch is greater than CU_DEVICE_ATTRIBUTE_MAX_PITCH"));
+    }
     if (height > 1 || depth > 1) && pitch < corner.x.saturating_add(width) {
         return Err(wrong("the pitch is less than the width"));
+    }
+    // `cuda.h`: the height of the slices may be 0 if there is but one.
+    if depth > 1 && corner.height < corner.y.saturating_add(height) {
+        return Err(wrong("the height of the slices is less than that of the copy"));
     }
     let rows = if corner.height == 0 { height } else { corner.height };
     let offset = || {
@@ -282,6 +292,9 @@ fn two_dimensional(call: &Call, copy: CUDA_MEMCPY2D) -> Answer<Copy> {
 }
 
 pub(super) fn three_dimensional(call: &Call, copy: CUDA_MEMCPY3D) -> Answer<Copy> {
+    if copy.src_lod != 0 || copy.dst_lod != 0 {
+        return Err(Refusal::new(codes::INVALID_VALUE, "a level of detail, which must be 0"));
+    }
     let size = [copy.width_in_bytes, copy.height, copy.depth];
     let to = Corner {
         kind: copy.dst_memory_type,

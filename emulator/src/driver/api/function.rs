@@ -5,6 +5,7 @@ use crate::driver::raw::Out;
 use crate::driver::state::Function;
 use crate::driver::{Answer, Call, Refusal, codes};
 use crate::exec::program::Kernel;
+use crate::exec::{Card, MAX_THREADS};
 use std::ffi::{CString, c_char, c_int};
 
 api! {
@@ -85,6 +86,13 @@ pub(super) fn kernel_of(function: &Function) -> Answer<&Kernel> {
     function.code.image.kernels.get(&*function.kernel).ok_or_else(|| codes::INVALID_HANDLE.into())
 }
 
+/// Threads that a block may have: what the card allows, what the kernel is built for, what its registers leave.
+pub(super) fn most_threads(kernel: &Kernel, card: &Card) -> u32 {
+    let built = kernel.bounds.maxntid.or(kernel.bounds.reqntid).unwrap_or([MAX_THREADS, 1, 1]);
+    let built = built.iter().fold(1, |product: u32, &n| product.saturating_mul(n.max(1)));
+    built.min(MAX_THREADS).min(card.registers_per_sm / kernel.registers.max(1) / 32 * 32)
+}
+
 /// Dynamic shared memory that a launch may ask for.
 pub(super) fn dynamic_limit(call: &Call, function: &Function) -> Answer<u32> {
     let kernel = kernel_of(function)?;
@@ -97,11 +105,9 @@ fn get(call: &Call, handle: u64, attribute: u32) -> Answer<c_int> {
     let function = found(call, handle)?;
     let kernel = kernel_of(function)?;
     let card = &call.devices[function.code.device].card;
-    let most = kernel.bounds.maxntid.or(kernel.bounds.reqntid);
-    let most = most.map_or(crate::exec::MAX_THREADS, |n| n.iter().map(|&n| n.max(1)).product());
     let (major, minor) = function.code.image.version;
     let value = match attribute {
-        a::MAX_THREADS_PER_BLOCK => most,
+        a::MAX_THREADS_PER_BLOCK => most_threads(kernel, card),
         a::SHARED_SIZE_BYTES => kernel.static_shared as u32,
         a::CONST_SIZE_BYTES => function.code.image.constants.iter().map(|r| (r.end - r.start) as u32).sum(),
         a::LOCAL_SIZE_BYTES => kernel.stack_bytes(call.settings.options.stack_bytes) as u32,

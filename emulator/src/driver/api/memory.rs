@@ -10,9 +10,7 @@ use std::ffi::c_uint;
 api! {
     fn cuMemAlloc_v2(address: Out<u64>, bytes: usize) Context |call| {
         call.capture_allows()?;
-        if address.is_null() {
-            return Err(codes::INVALID_VALUE.into());
-        }
+        given(address)?;
         address.set(allocate(call, bytes, None)?)
     }
 
@@ -46,6 +44,7 @@ api! {
     }
 
     fn cuMemAllocAsync(address: Out<u64>, bytes: usize, stream: u64) Context |call| {
+        given(address)?;
         let stream = allocating_stream(call, stream)?;
         let device = device_of_stream(call, stream)?;
         let pool = call.devices[device].pool;
@@ -53,6 +52,7 @@ api! {
     }
 
     fn cuMemAllocFromPoolAsync(address: Out<u64>, bytes: usize, pool: u64, stream: u64) Context |call| {
+        given(address)?;
         allocating_stream(call, stream)?;
         if call.pools.get(pool).is_none() {
             return Err(codes::INVALID_VALUE.into());
@@ -93,7 +93,10 @@ api! {
     }
 
     fn cuMemGetAddressRange_v2(base: Out<u64>, size: Out<usize>, address: u64) Context |call| {
-        let (start, block) = call.block_at(address).ok_or_else(|| nothing_at(call, address))?;
+        let (start, block) = call.memory_at(address).ok_or_else(|| Refusal {
+            code: codes::NOT_FOUND,
+            ..nothing_at(call, address)
+        })?;
         base.set_if(start);
         size.set_if(block.size as usize);
         Ok(())
@@ -188,7 +191,7 @@ api! {
         if attribute != abi::pointer_attribute::SYNC_MEMOPS {
             return Err(codes::INVALID_VALUE.into());
         }
-        call.block_at(address).map(drop).ok_or_else(|| nothing_at(call, address))
+        call.memory_at(address).map(drop).ok_or_else(|| nothing_at(call, address))
     }
 }
 
@@ -213,6 +216,11 @@ pub(super) fn device_end(call: &Call, address: u64, bytes: usize) -> Answer<End>
             Err(Refusal::new(codes::INVALID_VALUE, text))
         }
     }
+}
+
+/// Refuses to allocate what could not be told.
+fn given(address: Out<u64>) -> Answer {
+    if address.is_null() { Err(codes::INVALID_VALUE.into()) } else { Ok(()) }
 }
 
 fn allocate(call: &mut Call, bytes: usize, pool: Option<u64>) -> Answer<u64> {
@@ -285,7 +293,7 @@ fn not_mapped(asked: u32) -> Answer {
 /// Writes an attribute; whether the pointer is known.
 fn pointer_attribute(call: &Call, data: usize, attribute: u32, address: u64) -> Answer<bool> {
     use abi::{memory_type, pointer_attribute as a};
-    let block = call.block_at(address);
+    let block = call.memory_at(address);
     let pinned = call.pinned_at(address as usize, 1);
     let (context, size, base, device) = match (block, pinned) {
         (Some((base, block)), _) => (block.context, block.size, base, Some(block.device)),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 api! {
     fn cuModuleLoad(module: Out<u64>, file: Text) Context |call| {
+        given(module)?;
         let path = file.get()?;
         let bytes = std::fs::read(&path)
             .map_err(|e| Refusal::new(codes::FILE_NOT_FOUND, format!("{path}: {e}")))?;
@@ -21,6 +22,7 @@ api! {
     }
 
     fn cuModuleLoadData(module: Out<u64>, data: usize) Context |call| {
+        given(module)?;
         let handle = load_image(call, &image(data)?, false)?;
         module.set(handle)
     }
@@ -32,6 +34,7 @@ api! {
         options: In<u32>,
         values: Out<usize>,
     ) Context |call| {
+        given(module)?;
         let log = Log::of(count, options, values)?;
         let loaded = load_image(call, &image(data)?, false);
         log.write(loaded.as_ref().err())?;
@@ -78,6 +81,7 @@ api! {
         _library_values: In<usize>,
         library_count: c_uint,
     ) Context |call| {
+        given(library)?;
         for index in 0..library_count as usize {
             if library_options.at(index)? != crate::driver::abi::library_option::BINARY_IS_PRESERVED {
                 return Err(Refusal::new(codes::NOT_SUPPORTED, "host function tables of libraries"));
@@ -99,6 +103,7 @@ api! {
         _library_values: In<usize>,
         _library_count: c_uint,
     ) Context |call| {
+        given(library)?;
         let path = file.get()?;
         let bytes = std::fs::read(&path)
             .map_err(|e| Refusal::new(codes::FILE_NOT_FOUND, format!("{path}: {e}")))?;
@@ -146,6 +151,11 @@ api! {
     }
 }
 
+/// Refuses to load what could not be told.
+fn given(handle: Out<u64>) -> Answer {
+    if handle.is_null() { Err(codes::INVALID_VALUE.into()) } else { Ok(()) }
+}
+
 /// Where a caller wants to read what went wrong.
 #[derive(Default)]
 struct Log {
@@ -187,7 +197,9 @@ impl Log {
         let text = error.map_or("", |error| &error.text);
         write_text(self.info.0, self.info.1, "");
         write_text(self.error.0, self.error.1, text);
-        for (slot, written) in self.sizes.iter().zip([0, text.len().min(self.error.1)]) {
+        // What is written, without the NUL for which there must be room.
+        let written = text.len().min(self.error.1.saturating_sub(1));
+        for (slot, written) in self.sizes.iter().zip([0, written]) {
             if let (Some(index), Some(values)) = (slot, self.values) {
                 values.set_at(*index, written)?;
             }
@@ -202,13 +214,19 @@ fn load_image(call: &mut Call, bytes: &[u8], library: bool) -> Answer<u64> {
         return Err(Refusal::new(codes::NO_BINARY_FOR_GPU, "machine code: this card runs PTX text only"));
     }
     let text = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
-    let module = ptx::parse_bytes(text).map_err(|e| Refusal::new(codes::INVALID_PTX, format!("PTX {e}")))?;
-    let (major, minor) = module.version;
     let newest = call.settings.newest_ptx();
-    if major * 10 + minor > newest {
+    let too_new = |(major, minor): (u32, u32)| {
         let text =
             format!("PTX {major}.{minor}: this driver knows PTX up to {}.{}", newest / 10, newest % 10);
-        return Err(Refusal::new(codes::UNSUPPORTED_PTX_VERSION, text));
+        (major * 10 + minor > newest).then(|| Refusal::new(codes::UNSUPPORTED_PTX_VERSION, text))
+    };
+    let module = ptx::parse_bytes(text).map_err(|error| {
+        // Text of a later time may well have what is not understood; the version is then to blame.
+        let newer = version_of(text).and_then(too_new);
+        newer.unwrap_or_else(|| Refusal::new(codes::INVALID_PTX, format!("PTX {error}")))
+    })?;
+    if let Some(refusal) = too_new(module.version) {
+        return Err(refusal);
     }
     let index = call.context(call.context)?.device;
     let device = &mut call.devices[index];
@@ -218,13 +236,31 @@ fn load_image(call: &mut Call, bytes: &[u8], library: bool) -> Answer<u64> {
         return Err(Refusal::new(codes::INVALID_PTX, text));
     }
     let image = load(&module, &device.memory, &mut device.places).map_err(|e| {
-        let code =
-            if e.message.contains("not supported") { codes::NOT_SUPPORTED } else { codes::INVALID_PTX };
+        let code = match &e.message {
+            message if message.contains("not supported") => codes::NOT_SUPPORTED,
+            message if message.starts_with("no memory") => codes::OUT_OF_MEMORY,
+            _ => codes::INVALID_PTX,
+        };
         Refusal::new(code, format!("PTX {e}"))
     })?;
+    let most = device.card.shared_per_block as usize;
+    if let Some(kernel) = image.kernels.values().find(|kernel| kernel.static_shared > most) {
+        let text =
+            format!("{}: {} bytes of shared memory, at most {most}", kernel.name, kernel.static_shared);
+        image.owned.iter().for_each(|&base| _ = device.memory.free(base));
+        return Err(Refusal::new(codes::INVALID_PTX, text));
+    }
     let code = Arc::new(Code { image, device: index });
     let context = call.context;
     Ok(call.modules.insert(Module { context, code, functions: BTreeMap::new(), library }))
+}
+
+/// What a text says of its version, understood or not.
+fn version_of(text: &[u8]) -> Option<(u32, u32)> {
+    let text = String::from_utf8_lossy(text);
+    let rest = text.lines().find_map(|line| line.trim_start().strip_prefix(".version"))?;
+    let (major, minor) = rest.split_whitespace().next()?.split_once('.')?;
+    Some((major.parse().ok().filter(|&major| major < 1000)?, minor.parse().ok().filter(|&minor| minor < 10)?))
 }
 
 /// The handle of a kernel: one and the same whenever it is asked for.

@@ -1,6 +1,6 @@
 //! Occupancy. Registers are an estimate: only the assembler knows them.
 
-use super::function::{dynamic_limit, found, kernel_of};
+use super::function::{dynamic_limit, found, kernel_of, most_threads};
 use crate::driver::raw::Out;
 use crate::driver::{Answer, Call, Refusal, codes};
 use crate::exec::MAX_THREADS;
@@ -67,7 +67,7 @@ api! {
         let card = &call.devices[function.code.device].card;
         let share = (card.shared_per_sm / blocks as u32) / 128 * 128;
         let own = kernel_of(function)?.static_shared as u32 + card.shared_reserved;
-        let most = card.shared_per_block_optin - kernel_of(function)?.static_shared as u32;
+        let most = card.shared_per_block_optin.saturating_sub(kernel_of(function)?.static_shared as u32);
         bytes.set(share.saturating_sub(own).min(most) as usize)
     }
 }
@@ -84,7 +84,7 @@ fn resident(call: &Call, handle: u64, threads: c_int, shared: usize) -> Answer<c
     let threads = u32::try_from(threads).ok().filter(|&threads| threads > 0);
     let threads = threads.ok_or(Refusal::from(codes::INVALID_VALUE))?;
     let shared = u32::try_from(shared).unwrap_or(u32::MAX);
-    if threads > MAX_THREADS || shared > dynamic_limit(call, function)? {
+    if threads > most_threads(kernel, card) || shared > dynamic_limit(call, function)? {
         return Ok(0);
     }
     let all = card.resident_blocks(threads, kernel.static_shared as u32 + shared, kernel.registers);
@@ -93,7 +93,7 @@ fn resident(call: &Call, handle: u64, threads: c_int, shared: usize) -> Answer<c
 
 /// The block size with the most threads on a multiprocessor; of several the largest.
 fn potential(
-    call: &Call,
+    call: &mut Call,
     (grid, block): (Out<c_int>, Out<c_int>),
     function: u64,
     (shared_for, shared): (usize, usize),
@@ -107,7 +107,7 @@ fn potential(
     for threads in (1..=most).rev().filter(|&threads| threads == most || threads % 32 == 0) {
         let dynamic = match shared_for {
             0 => shared,
-            callback => crate::driver::raw::shared_for_block(callback, threads),
+            callback => call.unlocked(|| crate::driver::raw::shared_for_block(callback, threads)),
         };
         let blocks = resident(call, function, threads, dynamic)?;
         if blocks * threads > threads_best {

@@ -7,6 +7,9 @@ use crate::driver::{Refusal, abi, codes};
 api! {
     fn cuMemPoolCreate(pool: Out<u64>, properties: In<abi::CUmemPoolProps>) Context |call| {
         let properties = properties.get()?;
+        if pool.is_null() {
+            return Err(codes::INVALID_VALUE.into());
+        }
         let device = usize::try_from(properties.location.id).ok().filter(|&d| d < call.devices.len());
         let on_device = properties.location.kind == abi::location_type::DEVICE;
         if properties.alloc_type != abi::allocation_type::PINNED
@@ -38,6 +41,9 @@ api! {
     fn cuMemPoolSetAttribute(pool: u64, attribute: u32, value: usize) Init |call| {
         use abi::pool_attribute as a;
         let pool = call.pools.get_mut(pool).ok_or(Refusal::from(codes::INVALID_VALUE))?;
+        if value == 0 {
+            return Err(codes::INVALID_VALUE.into());
+        }
         let bytes = crate::driver::raw::read_host(value, width(attribute)?);
         let value = bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte));
         match attribute {
