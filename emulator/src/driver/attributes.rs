@@ -169,6 +169,9 @@ pub(crate) const NAMES: &[(u32, &str)] = &[
     (161, "GPU_DIRECT_RDMA_WITH_LOCALIZED_MEMORY_SUPPORTED"),
 ];
 
+/// Of the attributes the one that tells cards apart, which is not `value`'s to know.
+pub(crate) const PCI_BUS_ID: u32 = 33;
+
 /// What `card` answers for an attribute; nothing for a number that is no attribute.
 ///
 /// Sizes and rates are those of an A100 or an H100. What the software GPU does not do it does not claim either: mapped

@@ -145,14 +145,10 @@ impl State {
             return Ok(Submitted::Captured);
         }
         self.no_implicit_order(stream)?;
-        if let Work::Copy(copy) = &mut work {
-            let pinned = |end: &super::work::End| match *end {
-                super::work::End::Host(address) => self.pinned_at(address, 1).is_some(),
-                _ => true,
-            };
-            if !pinned(&copy.from.end) {
-                copy.stage();
-            }
+        if let Work::Copy(copy) = &mut work
+            && self.pageable(&copy.from, copy.size)
+        {
+            copy.stage();
         }
         self.enqueue(stream, work).map(Submitted::Queued)
     }

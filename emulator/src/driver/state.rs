@@ -11,7 +11,7 @@ use super::handles::Table;
 use super::journal::Journal;
 use super::order::{Known, Pending, Record};
 use super::raw;
-use super::work::Code;
+use super::work::{Code, End, Side};
 use super::{Answer, Refusal, abi, codes};
 use crate::exec::{Card, Place};
 use crate::memory::{AllocateError, DeviceMemory, MemoryConfig};
@@ -280,6 +280,14 @@ impl State {
         let (&base, pinned) = self.pinned.range(..=address).next_back()?;
         let inside = (address - base).checked_add(len.max(1)).is_some_and(|end| end <= pinned.bytes);
         inside.then_some((base, *pinned))
+    }
+
+    /// Whether an end of a copy is host memory that is not pinned, or not all of it.
+    pub fn pageable(&self, side: &Side, size: [usize; 3]) -> bool {
+        match side.end {
+            End::Host(address) => self.pinned_at(address, side.extent(size).unwrap_or(usize::MAX)).is_none(),
+            _ => false,
+        }
     }
 
     pub fn context(&self, handle: u64) -> Answer<&Context> {

@@ -472,3 +472,44 @@ fn rows(from: u64, to: u64) -> sys::CUDA_MEMCPY2D {
     (copy.WidthInBytes, copy.Height) = (16, 128);
     copy
 }
+
+#[test]
+fn copies_of_contexts_and_of_memory_that_overlaps() {
+    let mut random = Random(5);
+    let world = world("0", &mut random);
+    let [x, y] = [world.addresses[2], world.addresses[3]];
+    let [a, b] = world.contexts;
+    let wrong = 0xdead0 as CUcontext;
+    for (to, from) in [(wrong, b), (a, wrong), (null_mut(), b)] {
+        fails(unsafe { sys::cuMemcpyPeer(x, to, y, from, 16) }, CUDA_ERROR_INVALID_CONTEXT);
+        fails(
+            unsafe { sys::cuMemcpyPeerAsync(x, to, y, from, 16, world.stream) },
+            CUDA_ERROR_INVALID_CONTEXT,
+        );
+    }
+    world.check("nothing");
+    // The manual leaves open what overlapping copies do; they end.
+    _ = unsafe { sys::cuMemcpyDtoD_v2(x + 4, x, 1000) };
+    ok(unsafe { sys::cuCtxSynchronize() });
+}
+
+/// A copy from memory of which only the beginning is pinned must not read the rest after it has returned.
+#[test]
+fn memory_that_is_pinned_in_part_is_taken_as_pageable() {
+    for seed in ["0", "1", "2", "3", "4", "5", "6", "7"] {
+        let _session = session(&[("SEED", seed), ("IDLE_MS", "10000")]);
+        let (x, stream, mut own) = (alloc(2000), stream(), vec![1u8; 2000]);
+        let at = own.as_mut_ptr();
+        ok(unsafe { sys::cuMemHostRegister_v2(at.cast(), 1000, 0) });
+        ok(unsafe { sys::cuMemcpyHtoDAsync_v2(x, at.cast(), 2000, stream) });
+        unsafe { std::slice::from_raw_parts_mut(at, 2000) }.fill(2);
+        ok(unsafe { sys::cuStreamSynchronize(stream) });
+        assert_eq!(get::<u8>(x, 2000), [1; 2000]);
+        // And what goes there is there when the call returns.
+        ok(unsafe { sys::cuMemsetD8Async(x, 3, 2000, stream) });
+        ok(unsafe { sys::cuMemcpyDtoHAsync_v2(at.cast(), x, 2000, stream) });
+        assert_eq!(unsafe { std::slice::from_raw_parts(at, 2000) }, [3; 2000]);
+        ok(unsafe { sys::cuMemHostUnregister(at.cast()) });
+        own.clear();
+    }
+}

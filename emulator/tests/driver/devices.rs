@@ -154,7 +154,18 @@ fn several_cards_are_told_apart() {
             assert_eq!(can, 0);
         }
     }
+    // The manual's three forms of a bus id; the card's attribute (33) agrees with it.
+    for (text, device) in [(c"0000:02:00.0", 1), (c"0:2:0", 1), (c"03:00.0", 2), (c"0000:03:00", 2)] {
+        let mut found = -1;
+        ok(unsafe { sys::cuDeviceGetByPCIBusId(&mut found, text.as_ptr()) });
+        assert_eq!(found, device, "{text:?}");
+        assert_eq!(attribute(33, device), Ok(device + 1));
+    }
     let mut found = 0;
+    for wrong in [c"", c"x", c"02", c"0000:02:00.x", c"1:2:3:4.5"] {
+        let result = unsafe { sys::cuDeviceGetByPCIBusId(&mut found, wrong.as_ptr()) };
+        fails(result, CUDA_ERROR_INVALID_DEVICE);
+    }
     fails(
         unsafe { sys::cuDeviceGetByPCIBusId(&mut found, c"0000:77:00.0".as_ptr()) },
         CUDA_ERROR_INVALID_DEVICE,

@@ -9,5 +9,7 @@ mod launches;
 mod memory;
 mod modules;
 mod occupancy;
+mod sticky;
 mod streams;
+mod threads;
 mod tools;

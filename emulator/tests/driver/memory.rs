@@ -208,6 +208,9 @@ fn pointers_tell_what_they_are() {
         assert_eq!(values, [0, 0, u64::from(-2i32 as u32), 0]);
     }
     assert!(attribute(99, x).is_err());
+    type F = unsafe extern "C" fn(*mut u64, u32, u64) -> CUresult;
+    let nowhere = unsafe { symbol::<F>("cuPointerGetAttribute")(null_mut(), MEMORY_TYPE, x) };
+    fails(nowhere, CUDA_ERROR_INVALID_VALUE);
     // The other card's memory, from a context of this one.
     let mut other = null_mut();
     ok(unsafe { sys::cuCtxCreate_v2(&mut other, 0, 1) });
@@ -377,6 +380,15 @@ fn pools() {
     fails(unsafe { sys::cuMemPoolDestroy(pool) }, CUDA_ERROR_INVALID_VALUE);
     fails(unsafe { sys::cuMemPoolDestroy(first) }, CUDA_ERROR_INVALID_VALUE);
     fails(unsafe { sys::cuMemAllocFromPoolAsync(&mut x, 600, pool, s) }, CUDA_ERROR_INVALID_VALUE);
+    // A pool that is destroyed lives on for what was allocated from it.
+    properties.location.id = 0;
+    ok(unsafe { sys::cuMemPoolCreate(&mut pool, &properties) });
+    ok(unsafe { sys::cuMemAllocFromPoolAsync(&mut x, 600, pool, s) });
+    ok(unsafe { sys::cuMemPoolDestroy(pool) });
+    put(x, &[1u8; 600]);
+    ok(unsafe { sys::cuMemFreeAsync(x, s) });
+    ok(unsafe { sys::cuStreamSynchronize(s) });
+    assert_eq!(info().0, 1 << 20);
     properties.location.id = 7;
     fails(unsafe { sys::cuMemPoolCreate(&mut pool, &properties) }, CUDA_ERROR_INVALID_DEVICE);
     properties.handleTypes = sys::CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;

@@ -393,6 +393,19 @@ fn libraries_and_their_kernels() {
     let mut count = 0;
     ok(unsafe { symbol::<Count>("cuLibraryGetKernelCount")(&mut count, library) });
     assert_eq!(count, 2);
+    // Attributes of a kernel are those of its function, on a card.
+    use sys::CUfunction_attribute::*;
+    let mut value = 0;
+    let most = CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    ok(unsafe { sys::cuKernelSetAttribute(most, 1000, kernel, 0) });
+    ok(unsafe { sys::cuKernelGetAttribute(&mut value, most, kernel, 0) });
+    assert_eq!(value, 1000);
+    ok(unsafe { sys::cuFuncGetAttribute(&mut value, CU_FUNC_ATTRIBUTE_CONST_SIZE_BYTES, function) });
+    assert_eq!(value, 12);
+    fails(unsafe { sys::cuKernelGetAttribute(&mut value, most, kernel, 1) }, CUDA_ERROR_INVALID_DEVICE);
+    fails(unsafe { sys::cuKernelSetAttribute(most, 1000, kernel, -1) }, CUDA_ERROR_INVALID_DEVICE);
+    fails(unsafe { sys::cuFuncGetAttribute(&mut value, most, null_mut()) }, CUDA_ERROR_INVALID_HANDLE);
+    fails(unsafe { sys::cuFuncGetAttribute(null_mut(), most, function) }, CUDA_ERROR_INVALID_VALUE);
     // Each kind of handle is unloaded in its own way.
     fails(unsafe { sys::cuModuleUnload(module) }, CUDA_ERROR_INVALID_HANDLE);
     fails(unsafe { sys::cuLibraryUnload(super::harness::module(KERNELS).cast()) }, CUDA_ERROR_INVALID_HANDLE);

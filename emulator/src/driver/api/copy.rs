@@ -201,13 +201,9 @@ pub(super) fn submit(call: &mut Call, stream: u64, copy: Copy, when: When) -> An
     if copy.size.contains(&0) {
         return Ok(());
     }
-    let pageable = |end: &End| match *end {
-        End::Host(address) => call.pinned_at(address, 1).is_none(),
-        _ => false,
-    };
     let touches_host = |end: &End| matches!(end, End::Host(_));
     // What goes to pageable memory is there when the call returns, asynchronous or not.
-    let waits = pageable(&copy.to.end)
+    let waits = call.pageable(&copy.to, copy.size)
         || when == When::Now && (touches_host(&copy.to.end) || touches_host(&copy.from.end));
     if let Submitted::Queued(record) = call.submit(stream, Work::Copy(Box::new(copy)))?
         && waits

@@ -31,7 +31,10 @@ api! {
     }
 
     fn cuDeviceGetAttribute(value: Out<c_int>, attribute: u32, device: c_int) Init |call| {
-        let found = attributes::value(card(call, device)?, attribute);
+        let found = match (attributes::value(card(call, device)?, attribute), attribute) {
+            (Some(_), attributes::PCI_BUS_ID) => Some(bus(device)),
+            (found, _) => found,
+        };
         value.set(found.ok_or_else(|| {
             Refusal::new(codes::INVALID_VALUE, format!("there is no device attribute {attribute}"))
         })?)
@@ -74,7 +77,7 @@ api! {
     fn cuDeviceGetByPCIBusId(device: Out<c_int>, text: Text) Init |call| {
         let text = text.get()?;
         let count = call.devices.len() as c_int;
-        let found = (0..count).find(|&device| bus_id(device).eq_ignore_ascii_case(&text));
+        let found = (0..count).find(|&device| location(&text) == location(&bus_id(device)));
         device.set(found.ok_or(Refusal::from(codes::INVALID_DEVICE))?)
     }
 
@@ -171,6 +174,25 @@ fn identity(call: &mut Call, device: c_int) -> Answer<abi::CUuuid> {
     Ok(abi::CUuuid { bytes })
 }
 
+fn bus(device: c_int) -> c_int {
+    device + 1
+}
+
 fn bus_id(device: c_int) -> String {
-    format!("0000:{:02x}:00.0", device + 1)
+    format!("0000:{:02x}:00.0", bus(device))
+}
+
+/// Domain, bus, device and function of `0000:01:00.0`, where domain or function may be left out.
+fn location(text: &str) -> Option<[u32; 4]> {
+    let number = |text: &str| u32::from_str_radix(text, 16).ok();
+    let (rest, function) = match text.split_once('.') {
+        Some((rest, function)) => (rest, number(function)?),
+        None => (text, 0),
+    };
+    match rest.split(':').map(number).collect::<Option<Vec<_>>>()?[..] {
+        [domain, bus, device] => Some([domain, bus, device, function]),
+        // Without a domain the function is what tells bus and device from domain and bus.
+        [bus, device] if text.contains('.') => Some([0, bus, device, function]),
+        _ => None,
+    }
 }

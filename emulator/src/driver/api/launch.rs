@@ -176,11 +176,14 @@ pub(super) fn prepare(
         }
         (true, false) => {
             let (buffer, size) = packed(extra)?;
-            if size > bytes.len()
-                || size < kernel.params.iter().map(|&(at, n)| at + n as usize).max().unwrap_or(0)
-            {
-                let text = named(&format!("{size} bytes of arguments, it takes {}", bytes.len()));
-                return Err(Refusal::new(codes::INVALID_VALUE, text));
+            let takes = kernel.params.iter().map(|&(at, n)| at + n as usize).max().unwrap_or(0);
+            if size != takes {
+                // Cards do not take the padding at the end of a structure for an argument, and say so in their way.
+                let code = if size > takes { codes::LAUNCH_OUT_OF_RESOURCES } else { codes::INVALID_VALUE };
+                return Err(Refusal::new(
+                    code,
+                    named(&format!("{size} bytes of arguments, it takes {takes}")),
+                ));
             }
             bytes[..size].copy_from_slice(&read_host(buffer, size));
         }
