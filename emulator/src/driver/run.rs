@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use super::abi::stream_flag::NON_BLOCKING;
-use super::config::Settings;
 use super::order::{Known, Pending, Record};
 use super::raw;
 use super::state::State;
 use super::work::{Copy, End, Fill, Launch, Work};
 use super::{Answer, Refusal, codes};
 use crate::exec::{Fault, FaultKind};
-use crate::gpu::Start;
+use crate::gpu::{Options, Start};
 use crate::memory::{After, TransferError};
 
 /// Operations that may wait before some are run whatever the seed says.
@@ -148,7 +147,10 @@ impl State {
 
     fn run(&mut self, operation: &mut Pending) -> Result<(), Failure> {
         match &operation.work {
-            Work::Launch(launch) => self.launch(launch, operation.device, &mut operation.known),
+            Work::Launch(launch) => {
+                let stack = self.stack_bytes(operation.context);
+                self.launch(launch, operation.device, stack, &mut operation.known)
+            }
             Work::Copy(copy) => self.copy(copy, &mut operation.known),
             Work::Fill(fill) => self.fill(fill, &mut operation.known),
             Work::Free(base) => self.free_now(*base),
@@ -156,10 +158,16 @@ impl State {
         }
     }
 
-    fn launch(&mut self, work: &Launch, index: usize, known: &mut Known) -> Result<(), Failure> {
+    fn launch(
+        &mut self,
+        work: &Launch,
+        index: usize,
+        stack_bytes: usize,
+        known: &mut Known,
+    ) -> Result<(), Failure> {
         let device = &mut self.devices[index];
         let Some(kernel) = work.code.image.kernels.get(&*work.kernel) else { return Ok(()) };
-        let Settings { mut options, .. } = self.settings.clone();
+        let mut options = Options { stack_bytes, ..self.settings.options };
         if options.seed != 0 {
             // Every launch has an order of its own.
             options.seed = crate::exec::Random::new(options.seed, device.labels.len() as u64).next() | 1;

@@ -47,6 +47,8 @@ pub(crate) struct Context {
     /// The streams that handle 2 means, by thread.
     pub of_threads: BTreeMap<u64, u64>,
     pub limits: BTreeMap<u32, usize>,
+    /// Bytes of stack that a thread has where calls may nest without end, once the limit was set.
+    pub stack_bytes: Option<usize>,
     pub cache_config: u32,
     pub shared_config: u32,
 }
@@ -315,6 +317,7 @@ impl State {
             legacy: 0,
             of_threads: BTreeMap::new(),
             limits: BTreeMap::from(LIMITS),
+            stack_bytes: None,
             cache_config: 0,
             shared_config: 0,
         });
@@ -323,6 +326,12 @@ impl State {
             context.legacy = legacy;
         }
         handle
+    }
+
+    /// Bytes of stack of a thread, where calls may nest without end.
+    pub fn stack_bytes(&self, context: u64) -> usize {
+        let set = self.contexts.get(context).and_then(|context| context.stack_bytes);
+        set.unwrap_or(self.settings.options.stack_bytes)
     }
 
     pub fn new_stream(&mut self, context: u64, flags: u32, priority: i32, built_in: bool) -> u64 {

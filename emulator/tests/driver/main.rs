@@ -1,5 +1,6 @@
 //! The driver API as a client sees it: through `liborthant_gpu.so`, preloaded, and cudarc's bindings.
 
+mod contents;
 mod copies;
 mod devices;
 mod faults;

@@ -182,3 +182,72 @@ fn a_fault_ends_its_context_and_no_other() {
         assert_eq!(get::<u32>(x, 1), [2]);
     }
 }
+
+/// `recurse(u32 n)`: n calls deep, each with 128 bytes of local memory.
+const DEEP: &str = "
+.version 8.0
+.target sm_80
+.address_size 64
+.func deep(.param .b32 n)
+{
+    .local .align 4 .b8 frame[128];
+    .reg .b32 %r<3>;
+    .reg .pred %p<2>;
+    ld.param.u32 %r1, [n];
+    st.local.u32 [frame], %r1;
+    setp.eq.u32 %p1, %r1, 0;
+    @%p1 bra DONE;
+    sub.u32 %r2, %r1, 1;
+    { .param .b32 a; st.param.b32 [a], %r2; call deep, (a); }
+DONE:
+    ret;
+}
+.visible .entry recurse(.param .u32 n)
+{
+    .reg .b32 %r<2>;
+    ld.param.u32 %r1, [n];
+    { .param .b32 a; st.param.b32 [a], %r1; call deep, (a); }
+    ret;
+}
+";
+
+/// CU_LIMIT_STACK_SIZE is of a context; what goes beyond it is CUDA_ERROR_HARDWARE_STACK_ERROR.
+#[test]
+fn the_stack_is_as_large_as_the_context_says() {
+    let session = session(&[]);
+    let limit = sys::CUlimit::CU_LIMIT_STACK_SIZE;
+    let run = |n: u32| {
+        ok(launch(function(module(DEEP), "recurse"), 1, 1, null_mut(), &[&n]));
+        unsafe { sys::cuCtxSynchronize() }
+    };
+    ok(run(20));
+    ok(unsafe { sys::cuCtxSetLimit(limit, 60_000) });
+    ok(run(300));
+    let mut other = null_mut();
+    ok(unsafe { sys::cuCtxCreate_v2(&mut other, 0, 0) });
+    fails(run(300), CUDA_ERROR_HARDWARE_STACK_ERROR);
+    assert!(session.faults()[0].contains("StackOverflow"), "{:?}", session.faults());
+    ok(unsafe { sys::cuCtxPopCurrent_v2(null_mut()) });
+    ok(run(300));
+}
+
+/// A context's first error is the one it keeps.
+#[test]
+fn later_errors_do_not_hide_the_first() {
+    let session = session(&[]);
+    let x = alloc(64);
+    ok(launch(function(module(FAULTS), "beyond"), 2, 64, null_mut(), &[&x]));
+    fails(unsafe { sys::cuCtxSynchronize() }, CUDA_ERROR_ILLEGAL_ADDRESS);
+    session.emulator.inject("cuCtxSynchronize", 1, CUDA_ERROR_LAUNCH_FAILED as u32).unwrap();
+    fails(unsafe { sys::cuCtxSynchronize() }, CUDA_ERROR_LAUNCH_FAILED);
+    fails(unsafe { sys::cuCtxSynchronize() }, CUDA_ERROR_ILLEGAL_ADDRESS);
+    // Nor does a context with an error keep what it is asked to give up.
+    let mut own = null_mut();
+    ok(unsafe { sys::cuCtxCreate_v2(&mut own, 0, 0) });
+    let y = alloc(64);
+    ok(launch(function(module(FAULTS), "traps"), 1, 1, null_mut(), &[&y]));
+    fails(unsafe { sys::cuCtxSynchronize() }, CUDA_ERROR_LAUNCH_FAILED);
+    ok(unsafe { sys::cuCtxDestroy_v2(own) });
+    let report = session.report();
+    assert_eq!((&report["living"]["contexts"], &report["living"]["allocations"]), (&1.into(), &1.into()));
+}

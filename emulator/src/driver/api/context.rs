@@ -127,9 +127,10 @@ api! {
         let handle = call.context;
         let slot = call.contexts.get_mut(handle).and_then(|context| context.limits.get_mut(&limit));
         *slot.ok_or(Refusal::from(codes::UNSUPPORTED_LIMIT))? = value;
-        if limit == abi::limit::STACK_SIZE {
-            // Bytes that a thread has where calls may nest without end.
-            call.settings.options.stack_bytes = value.max(1 << 10);
+        if limit == abi::limit::STACK_SIZE
+            && let Some(context) = call.contexts.get_mut(handle)
+        {
+            context.stack_bytes = Some(value.max(1 << 10));
         }
         Ok(())
     }

@@ -110,7 +110,7 @@ fn get(call: &Call, handle: u64, attribute: u32) -> Answer<c_int> {
         a::MAX_THREADS_PER_BLOCK => most_threads(kernel, card),
         a::SHARED_SIZE_BYTES => kernel.static_shared as u32,
         a::CONST_SIZE_BYTES => function.code.image.constants.iter().map(|r| (r.end - r.start) as u32).sum(),
-        a::LOCAL_SIZE_BYTES => kernel.stack_bytes(call.settings.options.stack_bytes) as u32,
+        a::LOCAL_SIZE_BYTES => kernel.stack_bytes(call.stack_bytes(function.context)) as u32,
         a::NUM_REGS => kernel.registers,
         a::PTX_VERSION => major * 10 + minor,
         a::BINARY_VERSION => card.arch,
