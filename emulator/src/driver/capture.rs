@@ -24,6 +24,9 @@ pub(crate) struct Capture {
     pub nodes: Vec<Node>,
 }
 
+/// Why nothing can wait for an event.
+const ENDED: &str = "the event was last recorded in a capture, which has ended";
+
 /// What became of work that was submitted.
 pub(crate) enum Submitted {
     Queued(Arc<Record>),
@@ -160,19 +163,20 @@ impl State {
         }
     }
 
+    /// The capture of a blocking stream that the use of this one would wait for, if this is the legacy stream.
+    pub fn implied_capture(&self, stream: u64) -> Option<u64> {
+        let context = self.streams.get(stream)?.context;
+        if self.contexts.get(context)?.legacy != stream {
+            return None;
+        }
+        self.streams.iter().find_map(|(_, s)| {
+            s.capture.as_ref().filter(|_| s.context == context && s.flags & NON_BLOCKING == 0).map(|(id, _)| *id)
+        })
+    }
+
     /// The legacy stream waits for all blocking ones, which it cannot while one is being captured.
     pub fn no_implicit_order(&mut self, stream: u64) -> Answer {
-        let Some(context) = self.streams.get(stream).map(|s| s.context) else { return Ok(()) };
-        if self.context(context)?.legacy != stream {
-            return Ok(());
-        }
-        let captured = self.streams.iter().find_map(|(_, s)| {
-            s.capture
-                .as_ref()
-                .filter(|_| s.context == context && s.flags & NON_BLOCKING == 0)
-                .map(|(id, _)| *id)
-        });
-        match captured {
+        match self.implied_capture(stream) {
             None => Ok(()),
             Some(id) => self.invalidate(
                 id,
@@ -246,9 +250,12 @@ impl State {
         self.healthy(context)?;
         let event_of = self.events.get(event).ok_or(Refusal::from(codes::INVALID_HANDLE))?;
         let (record, captured) = (event_of.record.clone(), event_of.captured.clone());
-        let captured = captured.filter(|(id, _)| self.captures.contains_key(id));
+        let ended = captured.as_ref().is_some_and(|(id, _)| !self.captures.contains_key(id));
         match (own, captured) {
             (Some((id, after)), _) if external => self.capture_task(stream, id, after, Task::Wait(event)),
+            // The manual names no code for an event whose capture has ended; this one's text fits.
+            (Some((id, _)), Some(_)) if ended => self.invalidate(id, codes::CAPTURED_EVENT, ENDED),
+            (None, Some(_)) if ended => Err(Refusal::new(codes::CAPTURED_EVENT, ENDED)),
             (Some((id, mut after)), Some((other, before))) if id == other => {
                 self.live_capture(id)?;
                 before.into_iter().for_each(|node| {

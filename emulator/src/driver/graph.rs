@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::order::Record;
 use super::state::State;
-use super::work::Work;
+use super::work::{Copy, End, Fill, Work};
 use super::{Answer, Refusal, codes};
 
 /// What a node does.
@@ -85,6 +85,68 @@ impl Task {
             Task::Record(_) => 7,
         }
     }
+
+    /// Whether an executable graph may have `new` in this one's place, as the manual has it: a node stays of its kind;
+    /// copies and memsets stay between the same memories and have one dimension before and after.
+    pub fn replaceable_by(&self, new: &Task) -> Result<(), Change> {
+        match (self, new) {
+            (Task::Work(Work::Copy(old)), Task::Work(Work::Copy(new))) => {
+                let flat = |copy: &Copy| copy.size[1..] == [1, 1] && copy.size[0] > 0;
+                let same = same_memory(&old.from.end, &new.from.end) && same_memory(&old.to.end, &new.to.end);
+                if same && (old == new || flat(old) && flat(new)) { Ok(()) } else { Err(Change::Parameters) }
+            }
+            (Task::Work(Work::Fill(old)), Task::Work(Work::Fill(new))) => {
+                let flat = |fill: &Fill| fill.rows == 1 && fill.width > 0;
+                let same = old.device == new.device;
+                if same && (old == new || flat(old) && flat(new)) { Ok(()) } else { Err(Change::Parameters) }
+            }
+            _ if self.kind() != new.kind() => Err(Change::Kind),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn same_memory(old: &End, new: &End) -> bool {
+    match (old, new) {
+        (End::Device(old, _), End::Device(new, _)) => old == new,
+        (End::Device(..), _) | (_, End::Device(..)) => false,
+        _ => true,
+    }
+}
+
+/// Why an executable graph cannot become another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// The number of nodes, or a node's edges.
+    Topology,
+    Kind,
+    Parameters,
+}
+
+/// Where two graphs differ: at which of the new nodes, and at the edge from which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Difference {
+    pub change: Change,
+    pub node: Option<usize>,
+    pub from: Option<usize>,
+}
+
+/// What keeps nodes from taking the place of others. They pair up in the order in which they were added: whoever makes
+/// a graph anew makes it in the same way.
+pub(crate) fn difference(old: &[Node], new: &[Node]) -> Option<Difference> {
+    if old.len() != new.len() {
+        return Some(Difference { change: Change::Topology, node: None, from: None });
+    }
+    old.iter().zip(new).enumerate().find_map(|(index, (old, new))| {
+        let unknown = |a: &Node, b: &Node| a.after.iter().find(|&from| !b.after.contains(from)).copied();
+        let from = unknown(new, old);
+        let change = if from.is_some() || unknown(old, new).is_some() {
+            Some(Change::Topology)
+        } else {
+            old.task.replaceable_by(&new.task).err()
+        };
+        change.map(|change| Difference { change, node: Some(index), from })
+    })
 }
 
 impl State {
@@ -120,7 +182,8 @@ impl State {
 
     /// Adds a node after others, by their handles.
     pub fn add_node(&mut self, graph: u64, after: &[u64], task: Task) -> Answer<u64> {
-        self.graph(graph)?;
+        let context = self.graph(graph)?.context;
+        self.fits(context, &task)?;
         let mut indices = Vec::new();
         for &handle in after {
             let index = self.node_of(graph, handle)?;
@@ -130,6 +193,16 @@ impl State {
             indices.push(index);
         }
         Ok(self.push_node(graph, Node { task, after: indices }))
+    }
+
+    /// Kernels run on the device of the graph's context.
+    pub fn fits(&self, context: u64, task: &Task) -> Answer {
+        match task {
+            Task::Work(Work::Launch(launch)) if launch.code.device != self.context(context)?.device => {
+                Err(Refusal::new(codes::NOT_SUPPORTED, "kernels of several devices in one graph"))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub fn destroy_graph(&mut self, handle: u64) -> Answer {

@@ -40,6 +40,8 @@ api! {
 
     fn cuEventQuery(event: u64) Init |call| {
         let context = usable(call, event)?;
+        // Asking counts among what a capture forbids: programs that watch events from another thread know it well.
+        call.capture_allows()?;
         let record = call.events.get(event).and_then(|event| event.record.clone());
         let done = record.is_none_or(|record| call.ask(&record));
         call.finish(context)?;

@@ -3,10 +3,11 @@
 use super::copy::{Area, fill, three_dimensional};
 use super::launch::{Shape, prepare};
 use crate::driver::abi::{
-    CUDA_HOST_NODE_PARAMS_v1, CUDA_KERNEL_NODE_PARAMS_v1, CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEMCPY3D,
-    CUDA_MEMSET_NODE_PARAMS_v1, instantiate_flag,
+    CUDA_GRAPH_INSTANTIATE_PARAMS, CUDA_HOST_NODE_PARAMS_v1, CUDA_KERNEL_NODE_PARAMS_v1,
+    CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEMCPY3D, CUDA_MEMSET_NODE_PARAMS_v1, CUgraphExecUpdateResultInfo,
+    instantiate_flag, instantiate_result, update_result,
 };
-use crate::driver::graph::{Exec, Graph, Task};
+use crate::driver::graph::{Change, Graph, Task, difference};
 use crate::driver::raw::{Callback, In, Out};
 use crate::driver::work::{Copy, Work};
 use crate::driver::{Answer, Call, Refusal, codes};
@@ -158,7 +159,8 @@ api! {
             return Err(codes::INVALID_VALUE.into());
         }
         let room = if from.is_null() { 0 } else { count.get()? };
-        for (index, &(a, b)) in edges.iter().take(room).enumerate() {
+        for index in 0..room {
+            let (a, b) = edges.get(index).copied().unwrap_or((0, 0));
             from.set_at(index, a)?;
             to.set_at(index, b)?;
         }
@@ -190,6 +192,43 @@ api! {
         error_node.set_if(0);
         crate::driver::raw::write_text(log, log_size, "");
         instantiate(call, exec, graph, 0)
+    }
+
+    fn cuGraphInstantiateWithParams(
+        exec: Out<u64>,
+        graph: u64,
+        params: Out<CUDA_GRAPH_INSTANTIATE_PARAMS>,
+    ) Init |call| {
+        let mut asked = params.get()?;
+        // Uploading is not needed here, but its stream has to be one.
+        if asked.flags & u64::from(instantiate_flag::UPLOAD) != 0 {
+            call.stream(asked.h_upload_stream as u64)?;
+        }
+        let done = instantiate(call, exec, graph, asked.flags & !u64::from(instantiate_flag::UPLOAD));
+        asked.h_err_node_out = std::ptr::null_mut();
+        asked.result_out = match &done {
+            Ok(()) => instantiate_result::SUCCESS,
+            Err(refusal) if refusal.code == codes::INVALID_VALUE => instantiate_result::INVALID_STRUCTURE,
+            Err(_) => instantiate_result::ERROR,
+        };
+        params.set(asked)?;
+        done
+    }
+
+    fn cuGraphExecUpdate(exec: u64, graph: u64, error_node: Out<u64>, result: Out<u32>) Init |call| {
+        let (updated, info) = update(call, exec, graph);
+        error_node.set_if(info.error_node as u64);
+        result.set_if(info.result);
+        updated
+    }
+
+    fn cuGraphExecUpdate_v2(exec: u64, graph: u64, result: Out<CUgraphExecUpdateResultInfo>) Init |call| {
+        if result.is_null() {
+            return Err(codes::INVALID_VALUE.into());
+        }
+        let (updated, info) = update(call, exec, graph);
+        result.set(info)?;
+        updated
     }
 
     fn cuGraphExecDestroy(exec: u64) Init |call| {
@@ -337,23 +376,64 @@ fn list(handles: Vec<u64>, nodes: Out<u64>, count: Out<usize>) -> Answer {
     count.set(handles.len().min(room))
 }
 
+/// Gives an executable graph the parameters of a graph of the same form; all of them, or none.
+fn update(call: &mut Call, exec: u64, graph: u64) -> (Answer, CUgraphExecUpdateResultInfo) {
+    let null = std::ptr::null_mut();
+    let info = |result| CUgraphExecUpdateResultInfo { result, error_node: null, error_from_node: null };
+    let (Some(old), Some(new)) = (call.execs.get(exec), call.graphs.get(graph)) else {
+        return (Err(codes::INVALID_HANDLE.into()), info(update_result::ERROR));
+    };
+    if let Some(found) = difference(&old.nodes, &new.nodes) {
+        let handle = |index: Option<usize>| index.map_or(null, |index| new.handles[index] as _);
+        let (result, text) = match found.change {
+            Change::Topology => (update_result::ERROR_TOPOLOGY_CHANGED, "nodes or edges"),
+            Change::Kind => (update_result::ERROR_NODE_TYPE_CHANGED, "the kind of a node"),
+            Change::Parameters => (update_result::ERROR_PARAMETERS_CHANGED, "where a copy or memset goes"),
+        };
+        let info = CUgraphExecUpdateResultInfo {
+            result,
+            error_node: handle(found.node),
+            error_from_node: handle(found.from),
+        };
+        let refusal = Refusal::new(codes::GRAPH_EXEC_UPDATE_FAILURE, format!("{text} cannot be changed"));
+        return (Err(refusal), info);
+    }
+    let nodes = new.nodes.clone();
+    if let Some(exec) = call.execs.get_mut(exec) {
+        exec.nodes = nodes;
+    }
+    (Ok(()), info(update_result::SUCCESS))
+}
+
 fn change_node(call: &mut Call, node: u64, task: Task) -> Answer {
     let place = *call.nodes.get(node).ok_or(Refusal::from(codes::INVALID_HANDLE))?;
-    let graph = call.graphs.get_mut(place.graph).ok_or(Refusal::from(codes::INVALID_HANDLE))?;
-    replace(&mut graph.nodes[place.index].task, task)
+    let graph = call.graph(place.graph)?;
+    call.fits(graph.context, &task)?;
+    let old = &graph.nodes[place.index].task;
+    if old.kind() != task.kind() {
+        return Err(Refusal::new(codes::INVALID_VALUE, "the node is of another kind"));
+    }
+    if let Some(graph) = call.graphs.get_mut(place.graph) {
+        graph.nodes[place.index].task = task;
+    }
+    Ok(())
 }
 
 fn change_exec(call: &mut Call, exec: u64, node: u64, task: Task) -> Answer {
-    let Exec { nodes, handles, .. } = call.execs.get_mut(exec).ok_or(Refusal::from(codes::INVALID_HANDLE))?;
-    let index = handles.iter().position(|&handle| handle == node);
+    let found = call.execs.get(exec).ok_or(Refusal::from(codes::INVALID_HANDLE))?;
+    let index = found.handles.iter().position(|&handle| handle == node);
     let index = index.ok_or_else(|| Refusal::new(codes::INVALID_VALUE, "no node of this graph"))?;
-    replace(&mut nodes[index].task, task)
-}
-
-fn replace(old: &mut Task, new: Task) -> Answer {
-    if old.kind() != new.kind() {
-        return Err(Refusal::new(codes::INVALID_VALUE, "the node is of another kind"));
+    call.fits(found.context, &task)?;
+    let refused = |change| {
+        let text = match change {
+            Change::Parameters => "copies and memsets stay in their memories and have one dimension",
+            _ => "the node is of another kind",
+        };
+        Refusal::new(codes::INVALID_VALUE, text)
+    };
+    found.nodes[index].task.replaceable_by(&task).map_err(refused)?;
+    if let Some(exec) = call.execs.get_mut(exec) {
+        exec.nodes[index].task = task;
     }
-    *old = new;
     Ok(())
 }

@@ -19,7 +19,12 @@ api! {
         let found = call.streams.get(stream).filter(|s| !s.built_in).ok_or(Refusal::from(codes::INVALID_HANDLE))?;
         let (context, capture) = (found.context, found.capture.as_ref().map(|(id, _)| *id));
         if let Some(id) = capture {
-            call.drop_capture(id);
+            // Without the stream that it began in nobody could end it. The manual is silent about the others: to
+            // destroy one before the end is taken for a mistake, which the end reports.
+            match call.captures.get_mut(&id) {
+                Some(capture) if capture.origin != stream => capture.invalid = true,
+                _ => _ = call.drop_capture(id),
+            }
         }
         // Its work goes on without it, and the legacy stream's next still comes after it.
         let removed = call.streams.remove(stream);
@@ -102,6 +107,9 @@ api! {
 
     fn cuStreamEndCapture(stream: u64, graph: Out<u64>) Context |call| {
         let (stream, thread) = (call.stream(stream)?, call.thread);
+        if graph.is_null() {
+            return Err(codes::INVALID_VALUE.into());
+        }
         let ended = call.end_capture(stream, thread);
         graph.set_if(ended.as_ref().copied().unwrap_or(0));
         ended.map(drop)
@@ -109,14 +117,12 @@ api! {
 
     fn cuStreamIsCapturing(stream: u64, status: Out<u32>) Context |call| {
         let stream = call.stream(stream)?;
-        call.no_implicit_order(stream)?;
-        status.set(capture_of(call, stream).0)
+        status.set(capture_of(call, stream)?.0)
     }
 
     fn cuStreamGetCaptureInfo(stream: u64, status: Out<u32>, id: Out<u64>) Context |call| {
         let stream = call.stream(stream)?;
-        call.no_implicit_order(stream)?;
-        let (state, number) = capture_of(call, stream);
+        let (state, number) = capture_of(call, stream)?;
         id.set_if(number);
         status.set(state)
     }
@@ -163,21 +169,24 @@ fn create(call: &mut Call, stream: Out<u64>, flags: c_uint, priority: c_int) -> 
     stream.set(handle)
 }
 
-/// Status and number of the capture that a stream takes part in.
-fn capture_of(call: &Call, stream: u64) -> (u32, u64) {
+/// Status and number of the capture that a stream takes part in. Asking about the legacy stream while a blocking one is
+/// being captured is an error that, says the manual, leaves the capture as it is.
+fn capture_of(call: &Call, stream: u64) -> Answer<(u32, u64)> {
+    if call.implied_capture(stream).is_some() {
+        return Err(Refusal::new(codes::STREAM_CAPTURE_IMPLICIT, "a blocking stream is being captured"));
+    }
     let id = call.streams.get(stream).and_then(|s| s.capture.as_ref()).map(|(id, _)| *id);
-    match id {
+    Ok(match id {
         None => (capture_status::NONE, 0),
         Some(id) if call.live_capture(id).is_ok() => (capture_status::ACTIVE, id),
         Some(id) => (capture_status::INVALIDATED, id),
-    }
+    })
 }
 
 /// What the later forms tell: not the graph under construction.
 fn capture_info(call: &mut Call, stream: u64, (status, id): (Out<u32>, Out<u64>), graph: bool) -> Answer {
     let stream = call.stream(stream)?;
-    call.no_implicit_order(stream)?;
-    let (state, number) = capture_of(call, stream);
+    let (state, number) = capture_of(call, stream)?;
     if state == capture_status::ACTIVE && graph {
         return Err(Refusal::new(
             codes::NOT_SUPPORTED,
