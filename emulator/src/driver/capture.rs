@@ -1,6 +1,7 @@
 //! Stream capture: work is written down as a graph instead of being run. What cannot be written down is an error, and
 //! ends the capture.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::abi::capture_mode::{GLOBAL, RELAXED, THREAD_LOCAL};
@@ -21,7 +22,10 @@ pub(crate) struct Capture {
     pub thread: u64,
     /// Something was done that cannot be captured.
     pub invalid: bool,
-    pub nodes: Vec<Node>,
+    /// What has been captured.
+    pub graph: u64,
+    /// Lists of nodes that callers were given pointers to, by stream: they live until the stream's next.
+    pub told: BTreeMap<u64, Vec<u64>>,
 }
 
 /// Why nothing can wait for an event.
@@ -51,7 +55,9 @@ impl State {
         }
         self.operations += 1;
         let id = self.operations;
-        let capture = Capture { context, origin: stream, mode, thread, invalid: false, nodes: Vec::new() };
+        let graph = self.new_graph(context, Vec::new());
+        let capture =
+            Capture { context, origin: stream, mode, thread, invalid: false, graph, told: BTreeMap::new() };
         self.captures.insert(id, capture);
         if let Some(stream) = self.streams.get_mut(stream) {
             stream.capture = Some((id, Vec::new()));
@@ -73,11 +79,13 @@ impl State {
             return Err(Refusal::new(codes::STREAM_CAPTURE_WRONG_THREAD, "another thread began the capture"));
         }
         // Everything that other streams did must lie before what this one did last.
-        let mut joined = vec![false; capture.nodes.len()];
+        let graph = capture.graph;
+        let nodes = &self.graph(graph)?.nodes;
+        let mut joined = vec![false; nodes.len()];
         let mut left = ends;
         while let Some(index) = left.pop() {
             if !std::mem::replace(&mut joined[index], true) {
-                left.extend(&capture.nodes[index].after);
+                left.extend(&nodes[index].after);
             }
         }
         let forked = self
@@ -87,24 +95,32 @@ impl State {
         let unjoined = forked
             .flat_map(|(_, s)| s.capture.iter().flat_map(|(_, ends)| ends))
             .any(|&index| !joined[index]);
-        let Some(capture) = self.drop_capture(id) else { return Err(codes::ILLEGAL_STATE.into()) };
         if capture.invalid {
+            self.drop_capture(id);
             return Err(Refusal::new(
                 codes::STREAM_CAPTURE_INVALIDATED,
                 "an earlier error ended the capture",
             ));
         }
         if unjoined {
+            self.drop_capture(id);
             return Err(Refusal::new(
                 codes::STREAM_CAPTURE_UNJOINED,
                 "work of another stream was captured and this stream does not wait for it",
             ));
         }
-        Ok(self.new_graph(capture.context, capture.nodes))
+        self.release_capture(id);
+        Ok(graph)
     }
 
     /// Ends a capture without a graph.
-    pub fn drop_capture(&mut self, id: u64) -> Option<Capture> {
+    pub fn drop_capture(&mut self, id: u64) {
+        if let Some(capture) = self.release_capture(id) {
+            _ = self.destroy_graph(capture.graph);
+        }
+    }
+
+    fn release_capture(&mut self, id: u64) -> Option<Capture> {
         for (_, stream) in self.streams.iter_mut() {
             stream.capture.take_if(|(own, _)| *own == id);
         }
@@ -115,6 +131,35 @@ impl State {
     pub fn drop_captures(&mut self, which: impl Fn(&Capture) -> bool) {
         let found: Vec<u64> = self.captures.iter().filter(|(_, c)| which(c)).map(|(&id, _)| id).collect();
         found.into_iter().for_each(|id| _ = self.drop_capture(id));
+    }
+
+    /// The graph under construction and the nodes that a stream's next one comes after.
+    pub fn captured_so_far(&self, stream: u64) -> Option<(u64, Vec<u64>)> {
+        let (id, after) = self.streams.get(stream)?.capture.as_ref()?;
+        let graph = self.captures.get(id)?.graph;
+        let handles = &self.graphs.get(graph)?.handles;
+        Some((graph, after.iter().filter_map(|&index| handles.get(index).copied()).collect()))
+    }
+
+    /// Says what a stream's next node comes after: instead of what it was to come after, or besides.
+    pub fn set_dependencies(&mut self, stream: u64, nodes: &[u64], instead: bool) -> Answer {
+        let found = self.streams.get(stream).ok_or(Refusal::from(codes::INVALID_HANDLE))?;
+        let Some((id, mut after)) = found.capture.clone() else {
+            return Err(Refusal::new(codes::ILLEGAL_STATE, "the stream is not being captured"));
+        };
+        self.live_capture(id)?;
+        let graph = self.captures.get(&id).map_or(0, |capture| capture.graph);
+        if instead {
+            after.clear();
+        }
+        for &node in nodes {
+            let index = self.node_of(graph, node)?;
+            if !after.contains(&index) {
+                after.push(index);
+            }
+        }
+        self.set_capture(stream, id, after);
+        Ok(())
     }
 
     /// Marks a capture as failed and answers with the error.
@@ -139,12 +184,7 @@ impl State {
                     "allocation nodes in graphs are not supported",
                 );
             }
-            let Some(capture) = self.captures.get_mut(&id) else { return Err(codes::ILLEGAL_STATE.into()) };
-            capture.nodes.push(Node { task: Task::Work(work), after });
-            let node = capture.nodes.len() - 1;
-            if let Some(stream) = self.streams.get_mut(stream) {
-                stream.capture = Some((id, vec![node]));
-            }
+            self.capture_task(stream, id, after, Task::Work(work))?;
             return Ok(Submitted::Captured);
         }
         self.no_implicit_order(stream)?;
@@ -305,9 +345,9 @@ impl State {
 
     fn capture_task(&mut self, stream: u64, id: u64, after: Vec<usize>, task: Task) -> Answer {
         self.live_capture(id)?;
-        let Some(capture) = self.captures.get_mut(&id) else { return Err(codes::ILLEGAL_STATE.into()) };
-        capture.nodes.push(Node { task, after });
-        let node = capture.nodes.len() - 1;
+        let graph = self.captures.get(&id).map_or(0, |capture| capture.graph);
+        let node = self.graph(graph)?.nodes.len();
+        self.push_node(graph, Node { task, after });
         self.set_capture(stream, id, vec![node]);
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::objects::Held;
 use super::order::Record;
 use super::state::State;
 use super::work::{Copy, End, Fill, Work};
@@ -32,6 +33,7 @@ pub(crate) struct Graph {
     pub nodes: Vec<Node>,
     /// The nodes' handles.
     pub handles: Vec<u64>,
+    pub objects: Held,
 }
 
 /// What a node's handle stands for.
@@ -49,6 +51,7 @@ pub(crate) struct Exec {
     pub handles: Vec<u64>,
     /// Launches of one graph run one after the other.
     pub last: Option<Arc<Record>>,
+    pub objects: Held,
 }
 
 /// A numbering in which every node comes after those it depends on; none if they form a circle.
@@ -151,14 +154,19 @@ pub(crate) fn difference(old: &[Node], new: &[Node]) -> Option<Difference> {
 
 impl State {
     pub fn new_graph(&mut self, context: u64, nodes: Vec<Node>) -> u64 {
-        let graph = self.graphs.insert(Graph { context, nodes: Vec::new(), handles: Vec::new() });
+        let graph = self.graphs.insert(Graph {
+            context,
+            nodes: Vec::new(),
+            handles: Vec::new(),
+            objects: Held::new(),
+        });
         for node in nodes {
             self.push_node(graph, node);
         }
         graph
     }
 
-    fn push_node(&mut self, graph: u64, node: Node) -> u64 {
+    pub fn push_node(&mut self, graph: u64, node: Node) -> u64 {
         let index = self.graphs.get(graph).map_or(0, |graph| graph.nodes.len());
         let handle = self.nodes.insert(NodeHandle { graph, index });
         if let Some(graph) = self.graphs.get_mut(graph) {
@@ -208,15 +216,17 @@ impl State {
     pub fn destroy_graph(&mut self, handle: u64) -> Answer {
         let graph = self.graphs.remove(handle).ok_or(Refusal::from(codes::INVALID_HANDLE))?;
         graph.handles.iter().for_each(|&node| _ = self.nodes.remove(node));
+        self.release_all(graph.objects, None);
         Ok(())
     }
 
     pub fn instantiate(&mut self, graph: u64) -> Answer<u64> {
-        let Graph { context, nodes, handles } = self.graph(graph)?.clone();
+        let Graph { context, nodes, handles, objects } = self.graph(graph)?.clone();
         if sorted(&nodes).is_none() {
             return Err(Refusal::new(codes::INVALID_VALUE, "the graph has a circle"));
         }
-        Ok(self.execs.insert(Exec { context, nodes, handles, last: None }))
+        self.retain_all(&objects);
+        Ok(self.execs.insert(Exec { context, nodes, handles, last: None, objects }))
     }
 
     /// Puts a graph behind what the stream has: its nodes run in any order that its edges allow.

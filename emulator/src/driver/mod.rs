@@ -19,6 +19,7 @@ mod fault;
 mod graph;
 mod handles;
 mod journal;
+mod objects;
 mod order;
 #[allow(unsafe_code, reason = "the C side of the API: every pointer that callers pass")]
 mod raw;
@@ -258,7 +259,7 @@ pub(crate) fn entry(name: &'static str, needs: Needs, body: impl FnOnce(&mut Cal
         if call.settings.trace {
             eprintln!("orthant-emulator: {name} -> {code} {text}");
         }
-        if !call.pending.is_empty() {
+        if !call.pending.is_empty() || !call.calls.is_empty() {
             attend();
         }
         code

@@ -21,6 +21,10 @@ impl<T> Clone for Out<T> {
 impl<T> Copy for Out<T> {}
 
 impl<T> Out<T> {
+    pub fn null() -> Out<T> {
+        Out(std::ptr::null_mut())
+    }
+
     pub fn is_null(self) -> bool {
         self.0.is_null()
     }

@@ -9,6 +9,7 @@ use super::config::Settings;
 use super::graph::{Exec, Graph, NodeHandle};
 use super::handles::Table;
 use super::journal::Journal;
+use super::objects::UserObject;
 use super::order::{Known, Pending, Record};
 use super::raw;
 use super::work::{Code, End, Side};
@@ -144,6 +145,7 @@ pub(crate) struct State {
     pub graphs: Table<Graph>,
     pub execs: Table<Exec>,
     pub nodes: Table<NodeHandle>,
+    pub objects: Table<UserObject>,
     pub captures: BTreeMap<u64, Capture>,
     pub pools: Table<Pool>,
     pub blocks: BTreeMap<u64, Block>,
@@ -182,6 +184,7 @@ impl State {
             graphs: Table::default(),
             execs: Table::default(),
             nodes: Table::default(),
+            objects: Table::default(),
             captures: BTreeMap::new(),
             pools: Table::default(),
             blocks: BTreeMap::new(),

@@ -291,3 +291,52 @@ fn a_capture_says_how_it_is() {
         CUresult::CUDA_ERROR_INVALID_VALUE,
     );
 }
+
+#[test]
+fn a_graph_can_be_looked_at_and_led_elsewhere_while_it_is_captured() {
+    for seed in 0..12 {
+        let session = session(&[("SEED", &seed.to_string())]);
+        let (a, x, y) = (stream(), alloc(4), alloc(4));
+        let look = || {
+            let mut status = CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+            let (mut id, mut graph, mut nodes, mut count) = (0, null_mut(), null(), 9);
+            ok(unsafe {
+                sys::cuStreamGetCaptureInfo_v2(a, &mut status, &mut id, &mut graph, &mut nodes, &mut count)
+            });
+            (graph, unsafe { std::slice::from_raw_parts(nodes, count) }.to_vec())
+        };
+        begin(a, GLOBAL);
+        let (graph, nodes) = look();
+        assert_eq!(nodes, []);
+        ok(unsafe { sys::cuMemsetD32Async(x, 1, 1, a) });
+        let (same, first) = look();
+        assert_eq!((same, first.len()), (graph, 1));
+        // Back to the beginning: the next has nothing to do with the first.
+        ok(unsafe { sys::cuStreamUpdateCaptureDependencies(a, null_mut(), 0, 1) });
+        assert_eq!(look().1, []);
+        ok(unsafe { sys::cuMemsetD32Async(y, 2, 1, a) });
+        let second = look().1;
+        let mut added = first.clone();
+        ok(unsafe { sys::cuStreamUpdateCaptureDependencies(a, added.as_mut_ptr(), 1, 0) });
+        assert_eq!(look().1, [second[0], first[0]]);
+        ok(unsafe { sys::cuMemcpyDtoDAsync_v2(x, y, 4, a) });
+        fails(unsafe { sys::cuGraphDestroy(graph) }, CUresult::CUDA_ERROR_INVALID_VALUE);
+        assert_eq!(end(a), graph);
+        let update = unsafe { sys::cuStreamUpdateCaptureDependencies(a, null_mut(), 0, 1) };
+        fails(update, CUresult::CUDA_ERROR_ILLEGAL_STATE);
+        let mut edges = 0;
+        ok(unsafe { sys::cuGraphGetEdges(graph, null_mut(), null_mut(), &mut edges) });
+        assert_eq!(edges, 2);
+        ok(unsafe { sys::cuGraphLaunch(instantiate(graph), a) });
+        ok(unsafe { sys::cuStreamSynchronize(a) });
+        assert_eq!(get::<u32>(x, 1), [2], "seed {seed}: {:?}", session.faults());
+    }
+    // A capture that fails leaves no graph behind.
+    let session = session(&[]);
+    let a = stream();
+    begin(a, GLOBAL);
+    assert_eq!(session.report()["living"]["graphs"], 1);
+    fails(unsafe { sys::cuStreamQuery(a) }, UNSUPPORTED);
+    end_fails(a, INVALIDATED);
+    assert_eq!(session.report()["living"]["graphs"], 0);
+}

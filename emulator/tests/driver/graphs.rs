@@ -425,3 +425,46 @@ fn an_executable_takes_over_a_graph_of_the_same_form() {
     ok(unsafe { sys::cuGraphDestroy(graph) });
     assert_eq!(update(graph).0, INVALID_HANDLE);
 }
+
+#[test]
+fn user_objects_live_until_nobody_needs_them() {
+    unsafe extern "C" fn gone(data: *mut c_void) {
+        unsafe { &*data.cast::<std::sync::atomic::AtomicU32>() }
+            .fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    }
+    for seed in 0..12 {
+        let _session = session(&[("SEED", &seed.to_string())]);
+        let (add, _) = kernels();
+        let (x, a) = (alloc(4 * N as usize), stream());
+        put(x, &[1u32; N as usize]);
+        let deaths: &std::sync::atomic::AtomicU32 = Box::leak(Box::default());
+        let dead = || deaths.load(std::sync::atomic::Ordering::SeqCst);
+        let mut object = null_mut();
+        let data = std::ptr::from_ref(deaths).cast_mut().cast();
+        let create =
+            |flags, object: &mut _| unsafe { sys::cuUserObjectCreate(object, data, Some(gone), 2, flags) };
+        fails(create(0, &mut object), INVALID_VALUE);
+        ok(create(1, &mut object));
+        let graph = graph();
+        kernel(graph, &[], add, x, 1);
+        // One of the caller's two references moves, one more is made.
+        ok(unsafe { sys::cuGraphRetainUserObject(graph, object, 1, 1) });
+        ok(unsafe { sys::cuGraphRetainUserObject(graph, object, 1, 0) });
+        fails(unsafe { sys::cuGraphReleaseUserObject(graph, object, 3) }, INVALID_VALUE);
+        ok(unsafe { sys::cuGraphReleaseUserObject(graph, object, 1) });
+        ok(unsafe { sys::cuUserObjectRelease(object, 1) });
+        let exec = instantiate(graph);
+        ok(unsafe { sys::cuGraphDestroy(graph) });
+        ok(unsafe { sys::cuGraphLaunch(exec, a) });
+        assert_eq!(dead(), 0);
+        ok(unsafe { sys::cuGraphExecDestroy(exec) });
+        ok(unsafe { sys::cuCtxSynchronize() });
+        let start = std::time::Instant::now();
+        while dead() == 0 {
+            assert!(start.elapsed().as_secs() < 20, "seed {seed}: nobody was told");
+            std::thread::yield_now();
+        }
+        assert_eq!((dead(), get::<u32>(x, 1)), (1, vec![2]));
+        fails(unsafe { sys::cuUserObjectRelease(object, 1) }, INVALID_VALUE);
+    }
+}

@@ -24,12 +24,19 @@ api! {
     }
 
     fn cuGraphDestroy(graph: u64) Init |call| {
+        if call.captures.values().any(|capture| capture.graph == graph) {
+            return Err(Refusal::new(codes::INVALID_VALUE, "the graph is still being captured"));
+        }
         call.destroy_graph(graph)
     }
 
     fn cuGraphClone(clone: Out<u64>, graph: u64) Init |call| {
-        let Graph { context, nodes, .. } = call.graph(graph)?.clone();
+        let Graph { context, nodes, objects, .. } = call.graph(graph)?.clone();
         let handle = call.new_graph(context, nodes);
+        call.retain_all(&objects);
+        if let Some(graph) = call.graphs.get_mut(handle) {
+            graph.objects = objects;
+        }
         clone.set(handle)
     }
 
@@ -233,6 +240,7 @@ api! {
 
     fn cuGraphExecDestroy(exec: u64) Init |call| {
         let exec = call.execs.remove(exec).ok_or(Refusal::from(codes::INVALID_HANDLE))?;
+        call.release_all(exec.objects, exec.last.as_ref());
         call.finish(exec.context)
     }
 

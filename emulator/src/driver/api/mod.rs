@@ -35,6 +35,7 @@ mod init;
 mod launch;
 mod memory;
 mod module;
+mod object;
 mod occupancy;
 mod pool;
 mod stream;
@@ -56,6 +57,7 @@ pub(super) static EXPORTS: LazyLock<BTreeMap<&'static str, (usize, bool)>> = Laz
         launch::table(),
         memory::table(),
         module::table(),
+        object::table(),
         occupancy::table(),
         pool::table(),
         stream::table(),

@@ -1,7 +1,7 @@
 //! Streams and their capture.
 
 use crate::driver::abi::{capture_mode, capture_status, stream_flag};
-use crate::driver::raw::Out;
+use crate::driver::raw::{In, Out};
 use crate::driver::work::Work;
 use crate::driver::{Answer, CAPTURE_MODE, Call, Refusal, codes};
 use std::ffi::{c_int, c_uint};
@@ -132,10 +132,10 @@ api! {
         status: Out<u32>,
         id: Out<u64>,
         graph: Out<u64>,
-        nodes: Out<u64>,
+        nodes: Out<usize>,
         count: Out<usize>,
     ) Context |call| {
-        capture_info(call, stream, (status, id), !graph.is_null() || !nodes.is_null() || !count.is_null())
+        capture_info(call, stream, (status, id, graph, nodes, Out::null(), count))
     }
 
     fn cuStreamGetCaptureInfo_v3(
@@ -143,12 +143,31 @@ api! {
         status: Out<u32>,
         id: Out<u64>,
         graph: Out<u64>,
-        nodes: Out<u64>,
-        edges: Out<u64>,
+        nodes: Out<usize>,
+        edges: Out<usize>,
         count: Out<usize>,
     ) Context |call| {
-        let asks = [graph.is_null(), nodes.is_null(), edges.is_null(), count.is_null()].contains(&false);
-        capture_info(call, stream, (status, id), asks)
+        capture_info(call, stream, (status, id, graph, nodes, edges, count))
+    }
+
+    fn cuStreamUpdateCaptureDependencies(
+        stream: u64,
+        nodes: In<u64>,
+        count: usize,
+        flags: c_uint,
+    ) Context |call| {
+        update_dependencies(call, stream, nodes, count, flags)
+    }
+
+    // Edge data says what part of a node the next one waits for: to wait for all of it is always right.
+    fn cuStreamUpdateCaptureDependencies_v2(
+        stream: u64,
+        nodes: In<u64>,
+        _edges: In<u64>,
+        count: usize,
+        flags: c_uint,
+    ) Context |call| {
+        update_dependencies(call, stream, nodes, count, flags)
     }
 
     fn cuThreadExchangeStreamCaptureMode(mode: Out<u32>) Init |_call| {
@@ -183,16 +202,37 @@ fn capture_of(call: &Call, stream: u64) -> Answer<(u32, u64)> {
     })
 }
 
-/// What the later forms tell: not the graph under construction.
-fn capture_info(call: &mut Call, stream: u64, (status, id): (Out<u32>, Out<u64>), graph: bool) -> Answer {
+/// Where the later forms want status, number, graph, the last nodes, the edges to the next one, and how many.
+type Told = (Out<u32>, Out<u64>, Out<u64>, Out<usize>, Out<usize>, Out<usize>);
+
+/// What the later forms tell. The lists are the driver's, and stay until the stream is asked again or the capture ends.
+fn capture_info(call: &mut Call, stream: u64, (status, id, graph, nodes, edges, count): Told) -> Answer {
     let stream = call.stream(stream)?;
     let (state, number) = capture_of(call, stream)?;
-    if state == capture_status::ACTIVE && graph {
-        return Err(Refusal::new(
-            codes::NOT_SUPPORTED,
-            "a graph cannot be looked at while it is being captured",
-        ));
+    status.set(state)?;
+    if state != capture_status::ACTIVE {
+        return Ok(());
     }
     id.set_if(number);
-    status.set(state)
+    let Some((handle, mut list)) = call.captured_so_far(stream) else { return Ok(()) };
+    graph.set_if(handle);
+    let known = list.len();
+    count.set_if(known);
+    // Behind the nodes as many edges of the usual kind, which is eight zero bytes each.
+    list.resize(2 * known, 0);
+    if let Some(capture) = call.captures.get_mut(&number) {
+        nodes.set_if(list.as_ptr() as usize);
+        edges.set_if(list[known..].as_ptr() as usize);
+        capture.told.insert(stream, list);
+    }
+    Ok(())
+}
+
+fn update_dependencies(call: &mut Call, stream: u64, nodes: In<u64>, count: usize, flags: c_uint) -> Answer {
+    let stream = call.stream(stream)?;
+    if flags > 1 {
+        return Err(codes::INVALID_VALUE.into());
+    }
+    let nodes = if count == 0 { Vec::new() } else { nodes.list(count)? };
+    call.set_dependencies(stream, &nodes, flags == 1)
 }
