@@ -1,5 +1,6 @@
 //! Puts the library where foreign programs find it, as it is or as an older driver's.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -17,9 +18,7 @@ pub fn install(library: &Path, dir: &Path, without: &[String]) -> Result<Vec<Pat
     if !contains(&bytes, MARK) {
         return Err(shown(library, &"this is not the emulated driver"));
     }
-    for symbol in without {
-        hide(&mut bytes, symbol)?;
-    }
+    hide(&mut bytes, without)?;
     let files: Vec<PathBuf> = NAMES.iter().map(|name| dir.join(name)).collect();
     for file in &files {
         match fs::read(file) {
@@ -45,18 +44,30 @@ fn contains(bytes: &[u8], what: &[u8]) -> bool {
     bytes.windows(what.len()).any(|window| window == what)
 }
 
-/// Renames a symbol in the library's tables of names, so that nobody finds it: the hash table still leads to its entry,
-/// whose name is then another one.
-fn hide(bytes: &mut [u8], symbol: &str) -> Result<(), String> {
-    if !symbol.starts_with("cu") {
-        return Err(format!("`{symbol}` is no symbol of the driver"));
+/// Renames symbols in the library's tables of names, so that nobody finds them: the hash table still leads to an entry,
+/// whose name is then another one. The library itself has no need of the names (`build.rs`).
+fn hide(bytes: &mut [u8], symbols: &[String]) -> Result<(), String> {
+    let mut places: BTreeMap<&[u8], Vec<usize>> = BTreeMap::new();
+    for symbol in symbols {
+        if !symbol.starts_with("cu") {
+            return Err(format!("`{symbol}` is no symbol of the driver"));
+        }
+        places.insert(symbol.as_bytes(), Vec::new());
     }
-    let name = [b"\0", symbol.as_bytes(), b"\0"].concat();
-    let places: Vec<usize> =
-        bytes.windows(name.len()).enumerate().filter(|(_, w)| *w == name).map(|(at, _)| at + 1).collect();
-    if places.is_empty() {
-        return Err(format!("the library has no symbol `{symbol}`"));
+    let mut start = 0;
+    for name in bytes.split(|&byte| byte == 0) {
+        if name.starts_with(b"cu")
+            && let Some(places) = places.get_mut(name)
+        {
+            places.push(start);
+        }
+        start += name.len() + 1;
     }
-    places.into_iter().for_each(|at| bytes[at] = b'x');
+    for symbol in symbols {
+        if places.get(symbol.as_bytes()).is_none_or(Vec::is_empty) {
+            return Err(format!("the library has no symbol `{symbol}`"));
+        }
+    }
+    places.into_values().flatten().for_each(|at| bytes[at] = b'x');
     Ok(())
 }
