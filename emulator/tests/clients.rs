@@ -1,7 +1,7 @@
 //! Programs that nobody here wrote, or that know nothing of the emulator, run unchanged as processes of their own on an
 //! installed copy.
 //!
-//! They are fetched: cudarc's dependencies by cargo, NVIDIA's Python packages by pip, NVRTC by pip. Without the network,
+//! They are fetched: cudarc's dependencies and rustacuda by cargo, Python packages and NVRTC by pip. Without the network,
 //! `python3` or `gcc` these tests fail.
 #![cfg(target_os = "linux")]
 
@@ -13,7 +13,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
-use tempfile::TempDir;
 
 #[path = "../../build/nvrtc.rs"]
 mod nvrtc;
@@ -24,15 +23,15 @@ fn kept(name: &str) -> PathBuf {
 }
 
 /// A folder with both names of the driver.
-static DRIVER: LazyLock<TempDir> = LazyLock::new(|| {
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    install(&locate().unwrap(), folder.path(), &[]).unwrap();
+static DRIVER: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = kept("driver");
+    install(&locate().unwrap(), &folder, &[]).unwrap();
     folder
 });
 
 /// A program on the emulator, with nothing else of this process's settings.
 fn client(program: impl AsRef<OsStr>, libraries: &[&Path], settings: &[(&str, &str)]) -> Command {
-    let path = [DRIVER.path()].into_iter().chain(libraries.iter().copied());
+    let path = [DRIVER.as_path()].into_iter().chain(libraries.iter().copied());
     let mut command = Command::new(program);
     command.env("LD_LIBRARY_PATH", std::env::join_paths(path).unwrap());
     command.env_remove("CUDA_VISIBLE_DEVICES").env_remove("LD_PRELOAD");
@@ -130,7 +129,8 @@ static NVRTC: LazyLock<PathBuf> = LazyLock::new(|| {
     let places = nvrtc::Places { cache: Some(kept("cache")), ..nvrtc::Places::of_process() };
     let found = nvrtc::find(&places, true).unwrap_or_else(|error| panic!("{error}"));
     let library = std::path::absolute(found.library).unwrap();
-    let link = DRIVER.path().join("libnvrtc.so");
+    let link = DRIVER.join("libnvrtc.so");
+    _ = fs::remove_file(&link);
     std::os::unix::fs::symlink(&library, link).unwrap();
     library.parent().unwrap().to_path_buf()
 });
@@ -211,10 +211,15 @@ fn cudarcs_copy_between_cards_lacks_an_order_and_runs_when_nobody_looks() {
     }
 }
 
-/// A Python with NVIDIA's packages.
+/// A Python with NVIDIA's packages and tinygrad.
 static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| {
-    const PACKAGES: [&str; 4] =
-        ["cuda-bindings==13.5.0", "cuda-core==1.2.2", "numpy==2.4.6", "nvidia-cuda-nvrtc==13.5.37"];
+    const PACKAGES: [&str; 5] = [
+        "cuda-bindings==13.5.0",
+        "cuda-core==1.2.2",
+        "numpy==2.4.6",
+        "nvidia-cuda-nvrtc==13.5.37",
+        "tinygrad==0.14.0",
+    ];
     let folder = kept("python");
     let (python, complete) = (folder.join("bin/python"), folder.join("complete"));
     if fs::read_to_string(&complete).ok() != Some(PACKAGES.join("\n")) {
@@ -265,5 +270,36 @@ fn a_c_program_without_headers() {
             let settings = [("SEED", seed), ("DEVICES", devices)];
             assert_eq!(succeeds(client(&program, &[], &settings)), "ok\n");
         }
+    }
+}
+
+#[test]
+fn tinygrad() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/tinygrad_ops.py");
+    for seed in SEEDS {
+        let mut command = client(&*PYTHON, &[&NVRTC], &[("SEED", seed)]);
+        command.arg(path).env_remove("PYTHONPATH");
+        command.envs([("DEV", "CUDA"), ("CACHELEVEL", "0")]).env("XDG_CACHE_HOME", kept("cache"));
+        assert_eq!(succeeds(command), "ok\n");
+    }
+}
+
+/// A crate that links the driver when it is built.
+#[test]
+fn rustacuda() {
+    let folder = kept("rustacuda");
+    fs::create_dir_all(folder.join("src")).unwrap();
+    let manifest = "[package]\nname = \"client\"\nversion = \"0.1.0\"\nedition = \"2021\"\n\n[workspace]\n\n\
+        [dependencies]\nrustacuda = \"=0.1.3\"\nrustacuda_core = \"=0.1.2\"\nrustacuda_derive = \"=0.1.2\"\n";
+    fs::write(folder.join("Cargo.toml"), manifest).unwrap();
+    fs::write(folder.join("src/main.rs"), include_str!("clients/rustacuda_sin.rs")).unwrap();
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.arg("build").current_dir(&folder).env("CARGO_TARGET_DIR", folder.join("target"));
+    build.env("LIBRARY_PATH", &*DRIVER);
+    succeeds(build);
+    for seed in SEEDS {
+        let mut command = client(folder.join("target/debug/client"), &[], &[("SEED", seed)]);
+        command.arg(CUDARC.join("examples/sin.ptx"));
+        assert_eq!(succeeds(command), "ok\n");
     }
 }

@@ -367,6 +367,7 @@ fn parameters_change_and_kinds_do_not() {
         sys::cuGraphAddKernelNode_v2(&mut null_mut(), graph, null(), 0, params)
     });
     fails(added, CUresult::CUDA_ERROR_NOT_SUPPORTED);
+    assert!(session.last_error().contains("kernels of several devices"), "{}", session.last_error());
     fails(set_kernel(node, foreign, x, 1), CUresult::CUDA_ERROR_NOT_SUPPORTED);
     assert_eq!(session.faults(), [""; 0]);
 }

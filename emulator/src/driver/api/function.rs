@@ -86,11 +86,12 @@ pub(super) fn kernel_of(function: &Function) -> Answer<&Kernel> {
     function.code.image.kernels.get(&*function.kernel).ok_or_else(|| codes::INVALID_HANDLE.into())
 }
 
-/// Threads that a block may have: what the card allows, what the kernel is built for, what its registers leave.
-pub(super) fn most_threads(kernel: &Kernel, card: &Card) -> u32 {
+/// Threads that a block may have: what cards allow and what the kernel is built for. What its registers leave is not
+/// looked at: they are an estimate.
+pub(super) fn most_threads(kernel: &Kernel) -> u32 {
     let built = kernel.bounds.maxntid.or(kernel.bounds.reqntid).unwrap_or([MAX_THREADS, 1, 1]);
     let built = built.iter().fold(1, |product: u32, &n| product.saturating_mul(n.max(1)));
-    built.min(MAX_THREADS).min(card.registers_per_sm / kernel.registers.max(1) / 32 * 32)
+    built.min(MAX_THREADS)
 }
 
 /// Dynamic shared memory that a launch may ask for.
@@ -107,7 +108,7 @@ fn get(call: &Call, handle: u64, attribute: u32) -> Answer<c_int> {
     let card = &call.devices[function.code.device].card;
     let (major, minor) = function.code.image.version;
     let value = match attribute {
-        a::MAX_THREADS_PER_BLOCK => most_threads(kernel, card),
+        a::MAX_THREADS_PER_BLOCK => most_threads(kernel),
         a::SHARED_SIZE_BYTES => kernel.static_shared as u32,
         a::CONST_SIZE_BYTES => function.code.image.constants.iter().map(|r| (r.end - r.start) as u32).sum(),
         a::LOCAL_SIZE_BYTES => kernel.stack_bytes(call.stack_bytes(function.context)) as u32,

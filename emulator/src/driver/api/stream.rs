@@ -23,7 +23,7 @@ api! {
             // destroy one before the end is taken for a mistake, which the end reports.
             match call.captures.get_mut(&id) {
                 Some(capture) if capture.origin != stream => capture.invalid = true,
-                _ => _ = call.drop_capture(id),
+                _ => call.drop_capture(id),
             }
         }
         // Its work goes on without it, and the legacy stream's next still comes after it.
