@@ -264,6 +264,25 @@ pub(crate) struct CUDA_HOST_NODE_PARAMS_v1 {
 }
 layout!(CUDA_HOST_NODE_PARAMS_v1, 16: function 0, user_data 8);
 
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct CUDA_GRAPH_INSTANTIATE_PARAMS {
+    pub flags: u64,
+    pub h_upload_stream: Handle,
+    pub h_err_node_out: Handle,
+    pub result_out: u32,
+}
+layout!(CUDA_GRAPH_INSTANTIATE_PARAMS, 32: flags 0, h_upload_stream 8, h_err_node_out 16, result_out 24);
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct CUgraphExecUpdateResultInfo {
+    pub result: u32,
+    pub error_node: Handle,
+    pub error_from_node: Handle,
+}
+layout!(CUgraphExecUpdateResultInfo, 24: result 0, error_node 8, error_from_node 16);
+
 #[cfg(test)]
 mod tests {
     use super::*;

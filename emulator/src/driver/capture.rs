@@ -130,7 +130,7 @@ impl State {
     /// Ends some captures without their graphs.
     pub fn drop_captures(&mut self, which: impl Fn(&Capture) -> bool) {
         let found: Vec<u64> = self.captures.iter().filter(|(_, c)| which(c)).map(|(&id, _)| id).collect();
-        found.into_iter().for_each(|id| _ = self.drop_capture(id));
+        found.into_iter().for_each(|id| self.drop_capture(id));
     }
 
     /// The graph under construction and the nodes that a stream's next one comes after.
@@ -210,7 +210,10 @@ impl State {
             return None;
         }
         self.streams.iter().find_map(|(_, s)| {
-            s.capture.as_ref().filter(|_| s.context == context && s.flags & NON_BLOCKING == 0).map(|(id, _)| *id)
+            s.capture
+                .as_ref()
+                .filter(|_| s.context == context && s.flags & NON_BLOCKING == 0)
+                .map(|(id, _)| *id)
         })
     }
 

@@ -151,6 +151,13 @@ pub(crate) mod event_record {
     pub const EXTERNAL: u32 = 1;
 }
 
+/// Which unsafe calls a capture forbids.
+pub(crate) mod capture_mode {
+    pub const GLOBAL: u32 = 0;
+    pub const THREAD_LOCAL: u32 = 1;
+    pub const RELAXED: u32 = 2;
+}
+
 /// Whether a stream is capturing.
 pub(crate) mod capture_status {
     pub const NONE: u32 = 0;
@@ -174,7 +181,24 @@ pub(crate) mod launch_attribute {
 /// Flags of instantiating a graph.
 pub(crate) mod instantiate_flag {
     pub const AUTO_FREE_ON_LAUNCH: u32 = 1;
+    pub const UPLOAD: u32 = 2;
     pub const USE_NODE_PRIORITY: u32 = 8;
+}
+
+/// How instantiating a graph went.
+pub(crate) mod instantiate_result {
+    pub const SUCCESS: u32 = 0;
+    pub const ERROR: u32 = 1;
+    pub const INVALID_STRUCTURE: u32 = 2;
+}
+
+/// How updating an instantiated graph went.
+pub(crate) mod update_result {
+    pub const SUCCESS: u32 = 0;
+    pub const ERROR: u32 = 1;
+    pub const ERROR_TOPOLOGY_CHANGED: u32 = 2;
+    pub const ERROR_NODE_TYPE_CHANGED: u32 = 3;
+    pub const ERROR_PARAMETERS_CHANGED: u32 = 5;
 }
 
 /// Flags of `cuGetProcAddress`.
@@ -187,11 +211,4 @@ pub(crate) mod proc_address_result {
     pub const SUCCESS: u32 = 0;
     pub const SYMBOL_NOT_FOUND: u32 = 1;
     pub const VERSION_NOT_SUFFICIENT: u32 = 2;
-}
-
-/// Which unsafe calls a capture forbids.
-pub(crate) mod capture_mode {
-    pub const GLOBAL: u32 = 0;
-    pub const THREAD_LOCAL: u32 = 1;
-    pub const RELAXED: u32 = 2;
 }

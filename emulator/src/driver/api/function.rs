@@ -4,8 +4,8 @@ use crate::driver::abi::function_attribute as a;
 use crate::driver::raw::Out;
 use crate::driver::state::Function;
 use crate::driver::{Answer, Call, Refusal, codes};
+use crate::exec::MAX_THREADS;
 use crate::exec::program::Kernel;
-use crate::exec::{Card, MAX_THREADS};
 use std::ffi::{CString, c_char, c_int};
 
 api! {

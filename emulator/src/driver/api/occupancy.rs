@@ -84,7 +84,7 @@ fn resident(call: &Call, handle: u64, threads: c_int, shared: usize) -> Answer<c
     let threads = u32::try_from(threads).ok().filter(|&threads| threads > 0);
     let threads = threads.ok_or(Refusal::from(codes::INVALID_VALUE))?;
     let shared = u32::try_from(shared).unwrap_or(u32::MAX);
-    if threads > most_threads(kernel, card) || shared > dynamic_limit(call, function)? {
+    if threads > most_threads(kernel) || shared > dynamic_limit(call, function)? {
         return Ok(0);
     }
     let all = card.resident_blocks(threads, kernel.static_shared as u32 + shared, kernel.registers);
