@@ -1,7 +1,7 @@
 //! `orthant info`
 
 use orthant::algorithm::PRESETS;
-use orthant::{Device, Driver};
+use orthant::{Device, Driver, IMAGES, NVRTC_VERSION};
 
 use super::{Common, print};
 
@@ -17,7 +17,8 @@ pub fn run(common: &Common) -> anyhow::Result<()> {
             "device": device.to_string(),
             "threads": threads,
             "driver": driver.as_ref().map(driver_json),
-            "kernels": [],
+            "kernels": kernels_json(),
+            "nvrtc": NVRTC_VERSION,
             "algorithms": names(&built),
             "reserved": names(&reserved),
         });
@@ -33,10 +34,35 @@ pub fn run(common: &Common) -> anyhow::Result<()> {
         None => print(&format!("device      {device} ({threads} threads), the reference implementation")),
         Some(driver) => driver_lines(device, driver).iter().for_each(|line| print(line)),
     }
-    print("kernels     none are built yet: no CUDA image is embedded");
+    print(&kernels_line());
     print(&format!("algorithms  {}", names(&built).join(" ")));
     print(&format!("reserved    {} (not built yet)", names(&reserved).join(" ")));
     Ok(())
+}
+
+fn kernels_json() -> Vec<serde_json::Value> {
+    let image = |image: &orthant::Image| {
+        let names: Vec<&str> = image.kernels.iter().map(|(name, ..)| *name).collect();
+        serde_json::json!({
+            "source": image.stem,
+            "architecture": image.architecture,
+            "machine_code": image.machine_code,
+            "bytes": image.bytes.len(),
+            "kernels": names,
+        })
+    };
+    IMAGES.iter().map(image).collect()
+}
+
+fn kernels_line() -> String {
+    let images: Vec<String> =
+        IMAGES.iter().map(|image| format!("{} {}", image.stem, image.architecture)).collect();
+    match NVRTC_VERSION {
+        Some(version) => {
+            format!("kernels     {} (NVRTC {version}); no optimizer steps on them yet", images.join(", "))
+        }
+        None => "kernels     none: this build has no GPU backend".into(),
+    }
 }
 
 fn driver_json(driver: &Driver) -> serde_json::Value {

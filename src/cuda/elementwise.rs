@@ -1,0 +1,176 @@
+//! The host's side of `kernels/elementwise.cu`: groups and parameters become the device table.
+
+use sha2::{Digest, Sha256};
+
+use super::table::{ABSENT, BF16, Chunk, F16, F32, Group as Entry, Range, Segment, flag, rule};
+use crate::algorithm::{Constraint, Estimator, Norm, Rule, Slot};
+use crate::group::{Group, Hyperparameters, Rounding};
+use crate::plan::PlannedParameter;
+use crate::tensor::Dtype;
+
+/// Elements of a chunk, and threads of a block: as in the kernel.
+pub(crate) const CHUNK: u64 = 16_384;
+pub(crate) const THREADS: u32 = 128;
+/// Elements that a thread takes at once.
+const GROUP: u64 = 8;
+
+/// A buffer in device memory: address and type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Buffer {
+    pub address: u64,
+    pub dtype: Dtype,
+}
+
+/// The buffers of a parameter.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Buffers {
+    pub parameter: Buffer,
+    pub gradient: Buffer,
+    pub previous: Option<Buffer>,
+    pub state: Vec<(Slot, Buffer)>,
+}
+
+/// Everything the kernels are told of tensors.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Table {
+    pub segments: Vec<Segment>,
+    pub parameters: Vec<Range>,
+    pub chunks: Vec<Chunk>,
+}
+
+/// A group's entry in the control block; none if it needs whole matrices.
+pub(crate) fn group_entry(group: &Group, hyper: Hyperparameters, seed: u64) -> Option<Entry> {
+    let mut flags = 0;
+    let mut set = |on: bool, bit: u32| flags |= if on { bit } else { 0 };
+    set(group.maximize, flag::MAXIMIZE);
+    set(group.rounding == Rounding::Stochastic, flag::STOCHASTIC);
+    let (rule, c) = match group.algorithm.rule() {
+        Rule::Lmo(lmo) => {
+            if lmo.norm != Norm::Sign {
+                return None;
+            }
+            let estimator = &lmo.estimator;
+            set(estimator.starts_from_gradient(), flag::STARTS_FROM_GRADIENT);
+            set(lmo.constraint == Constraint::CautiousDecay, flag::CAUTIOUS);
+            set(lmo.constraint == Constraint::ConvexCombination, flag::CONVEX);
+            set(matches!(estimator, Estimator::Extrapolated { .. }), flag::EXTRAPOLATED);
+            match *estimator {
+                Estimator::None => (rule::NONE, [0.0; 4]),
+                Estimator::HeavyBall { momentum, .. } => (rule::HEAVY_BALL, [momentum, 0.0, 0.0, 0.0]),
+                Estimator::Ema { momentum, .. } => (rule::EMA, [momentum, 0.0, 0.0, 0.0]),
+                Estimator::Nesterov { momentum, .. } => (rule::NESTEROV, [momentum, 0.0, 0.0, 0.0]),
+                Estimator::Lion { betas: [a, b] } => (rule::LION, [a, b, 0.0, 0.0]),
+                // An EMA that weights the new gradient with alpha.
+                Estimator::Extrapolated { alpha } => (rule::EMA, [alpha, 0.0, 0.0, 0.0]),
+                Estimator::Mvr { alpha } => (rule::MVR, [alpha, 0.0, 0.0, 0.0]),
+            }
+        }
+        Rule::Sgd(sgd) => {
+            set(sgd.nesterov, flag::SGD_NESTEROV);
+            (rule::SGD, [sgd.momentum, sgd.dampening, 0.0, 0.0])
+        }
+        Rule::AdamW(adamw) => {
+            set(adamw.amsgrad, flag::AMSGRAD);
+            (rule::ADAMW, [adamw.betas[0], adamw.betas[1], adamw.eps, 0.0])
+        }
+        Rule::AdaGrad(adagrad) => (rule::ADAGRAD, [0.0, 0.0, adagrad.eps, adagrad.lr_decay]),
+    };
+    // No decay is no constraint, whatever weight decay says.
+    let decays = !matches!(group.algorithm.rule(), Rule::Lmo(lmo) if lmo.constraint == Constraint::None);
+    let weight_decay = if decays { hyper.weight_decay } else { 0.0 };
+    let seed = [seed as u32, (seed >> 32) as u32];
+    Some(Entry { lr: hyper.lr, weight_decay, c, rule, flags, seed })
+}
+
+impl Table {
+    /// Adds a parameter: a segment for each of its matrices, with their chunks.
+    pub fn push(&mut self, planned: &PlannedParameter, group: &Group, buffers: &Buffers, seed: u64) {
+        let first = self.segments.len() as u32;
+        let parameter = self.parameters.len() as u32;
+        let slot = |wanted: &[Slot]| {
+            let found = buffers.state.iter().find(|(slot, _)| wanted.contains(slot));
+            found.map(|(_, buffer)| *buffer)
+        };
+        for matrix in &planned.matrices {
+            let scale = match group.algorithm.rule() {
+                Rule::Lmo(lmo) => lmo.scale.factor(lmo.norm, matrix.rows, matrix.columns),
+                _ => 1.0,
+            };
+            let at = |buffer: Option<Buffer>| match buffer {
+                Some(Buffer { address, dtype }) => {
+                    (address + (matrix.offset * dtype.size()) as u64, code(dtype), dtype.size() as u64)
+                }
+                None => (0, ABSENT, 1),
+            };
+            let all = [
+                at(Some(buffers.parameter)),
+                at(Some(buffers.gradient)),
+                at(buffers.previous),
+                at(slot(&[Slot::Point, Slot::Master])),
+                at(slot(&[Slot::Momentum])),
+                at(slot(&[Slot::Variance])),
+                at(slot(&[Slot::VarianceMax])),
+            ];
+            let shift = boundary(&all);
+            let numel = (matrix.rows * matrix.columns) as u64;
+            let segment = self.segments.len() as u32;
+            self.segments.push(Segment {
+                visible: all[0].0,
+                gradient: all[1].0,
+                previous: all[2].0,
+                full: all[3].0,
+                momentum: all[4].0,
+                variance: all[5].0,
+                largest: all[6].0,
+                numel,
+                index: matrix.offset as u64,
+                scale,
+                parameter,
+                group: planned.group as u32,
+                key: key(&planned.spec.name, seed),
+                type_visible: all[0].1,
+                type_gradient: all[1].1,
+                type_previous: all[2].1,
+                type_full: all[3].1,
+                type_momentum: all[4].1,
+                type_variance: all[5].1,
+                shift: shift.unwrap_or(0) as u8,
+                aligned: shift.is_some().into(),
+                pad: [0; 24],
+            });
+            let before = (GROUP - shift.unwrap_or(0)) % GROUP;
+            let chunks = if numel == 0 { 0 } else { (numel + before).div_ceil(CHUNK) };
+            self.chunks.extend((0..chunks as u32).map(|chunk| Chunk { segment, chunk }));
+        }
+        self.parameters.push(Range { first, count: self.segments.len() as u32 - first });
+    }
+}
+
+/// The element, of the first 8, at which every buffer has a 16-byte boundary.
+fn boundary(buffers: &[(u64, u8, u64)]) -> Option<u64> {
+    let meets = |shift: &u64| {
+        let there = buffers.iter().filter(|(address, ..)| *address != 0);
+        there.into_iter().all(|(address, _, size)| (address + shift * size).is_multiple_of(16))
+    };
+    (0..GROUP).find(meets)
+}
+
+fn code(dtype: Dtype) -> u8 {
+    match dtype {
+        Dtype::F32 => F32,
+        Dtype::Bf16 => BF16,
+        Dtype::F16 => F16,
+        // The planner keeps f64 on the CPU.
+        Dtype::F64 => ABSENT,
+    }
+}
+
+/// The key of a parameter's random bits, as `reference::rounding` makes it.
+fn key(name: &str, seed: u64) -> [u32; 2] {
+    let hash = Sha256::digest(name.as_bytes());
+    let word = |i: usize| u32::from_le_bytes([hash[i], hash[i + 1], hash[i + 2], hash[i + 3]]);
+    [word(0) ^ seed as u32, word(4) ^ (seed >> 32) as u32]
+}
+
+#[cfg(test)]
+mod tests;
