@@ -643,7 +643,178 @@ fn strong_and_weak_accesses() {
     for block in 0..64 {
         gpu.atomic((block, block % 32), x, Relaxed, Scope::Gpu).unwrap();
     }
-    assert!((0..64).all(|block| stale(gpu.read((block, block % 32), x, Weak, Scope::Sys))));
+    assert!((0..63).all(|block| stale(gpu.read((block, block % 32), x, Weak, Scope::Sys))));
+    // The last one's thread has observed them all.
+    assert!(stale(gpu.read((63, 30), x, Weak, Scope::Sys)));
+    gpu.read((63, 31), x, Weak, Scope::Sys).unwrap();
+}
+
+/// What one step of a table does to its word.
+#[derive(Clone, Copy, Debug)]
+enum Do {
+    Add(Order, Scope),
+    /// A compare that fails.
+    Fail,
+    Put(Order, Scope),
+    Get(Order, Scope),
+    Fence,
+    /// `__syncthreads` in the block.
+    Meet,
+    /// The same, of another word.
+    AddOther,
+    GetOther,
+}
+
+impl Gpu {
+    fn step(&mut self, at: (usize, usize), word: u64, what: Do) -> Checked {
+        match what {
+            Do::Add(order, scope) => self.atomic(at, word, order, scope),
+            Do::Put(order, scope) => self.write(at, word, order, scope),
+            Do::Get(order, scope) => self.read(at, word, order, scope),
+            Do::AddOther => self.atomic(at, word + 4, Order::Relaxed, Scope::Gpu),
+            Do::GetOther => self.read(at, word + 4, Order::Weak, Scope::Gpu),
+            Do::Fail => {
+                let addresses = [word; 32];
+                let access = Access::weak(&addresses, 1 << (at.1 % 32), Width::B4, 0);
+                let access = access.ordered(Order::Relaxed, Scope::Gpu);
+                let (cache, clock) = (&mut self.cache, &mut self.blocks[at.0]);
+                let mut old = LaneBytes::default();
+                self.memory.atomic(cache, clock, at.1 / 32, &access, &mut old, &mut |_, _| None)
+            }
+            Do::Fence => {
+                self.fence(at, Scope::Gpu);
+                Ok(())
+            }
+            Do::Meet => {
+                self.barrier(at.0, 2);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What a strong read observed is ordered before what follows the read: table rows of steps, the last of which is a race
+/// or is not.
+#[test]
+fn observed_writes_are_ordered() {
+    use Do::{Add, AddOther, Fail, Fence, Get, GetOther, Meet, Put};
+    const ADD: Do = Add(Order::Relaxed, Scope::Gpu);
+    const SET: Do = Put(Order::Weak, Scope::Sys);
+    const SEE: Do = Get(Order::Weak, Scope::Sys);
+    const STORE: Do = Put(Order::Relaxed, Scope::Gpu);
+    const POLL: Do = Get(Order::Relaxed, Scope::Gpu);
+    const NEAR: Do = Add(Order::Relaxed, Scope::Cta);
+    const WAIT: Do = Get(Order::Volatile, Scope::Sys);
+    let (a, b, c) = ((0, 0), (1, 0), (2, 0));
+    type Steps<'a> = &'a [((usize, usize), Do)];
+    let rows: &[(&str, Steps<'_>, bool)] = &[
+        ("last arriver resets", &[(a, ADD), (b, ADD), (c, ADD), (c, SET)], true),
+        ("last arriver reads", &[(a, ADD), (b, ADD), (c, ADD), (c, SEE)], true),
+        ("first arriver resets", &[(a, ADD), (b, ADD), (a, SET)], false),
+        ("first arriver reads", &[(a, ADD), (b, ADD), (a, SEE)], false),
+        ("no atomic of its own", &[(a, ADD), (b, SET)], false),
+        ("another thread of the last block", &[(a, ADD), (b, ADD), ((1, 40), SET)], false),
+        ("the same after __syncthreads", &[(a, ADD), (b, ADD), (b, Meet), ((1, 40), SET)], true),
+        ("one that came before __syncthreads", &[(b, ADD), (a, ADD), (b, Meet), ((1, 40), SET)], false),
+        (
+            "by release and acquire",
+            &[(a, ADD), (b, ADD), (b, Fence), (b, AddOther), (c, AddOther), (c, Fence), (c, SET)],
+            true,
+        ),
+        (
+            "the same without a fence",
+            &[(a, ADD), (b, ADD), (b, AddOther), (c, AddOther), (c, Fence), (c, SET)],
+            false,
+        ),
+        (
+            "observed after the release",
+            &[(a, ADD), (b, Fence), (b, AddOther), (b, ADD), (c, AddOther), (c, Fence), (c, SET)],
+            false,
+        ),
+        ("what came before the observed", &[(a, AddOther), (a, ADD), (b, ADD), (b, GetOther)], false),
+        ("polled flag is reset", &[(a, STORE), (b, POLL), (b, SET)], true),
+        ("polled atomic is reset", &[(a, ADD), (b, WAIT), (b, SET)], true),
+        ("polled too early", &[(b, POLL), (a, STORE), (b, SET)], false),
+        ("polled before the next one", &[(a, ADD), (b, POLL), (a, ADD), (b, SET)], false),
+        ("polled plainly", &[(a, STORE), (b, ADD), (b, SEE), (b, SET)], true),
+        ("another's poll", &[(a, STORE), (c, POLL), (b, POLL), (b, SET)], false),
+        ("another's poll, and a plain read", &[(a, STORE), (c, POLL), (b, POLL), (b, SEE)], true),
+        ("overwritten unseen", &[(a, STORE), (b, STORE), (c, POLL), (c, SET)], false),
+        ("overwritten unseen by the same", &[(a, STORE), (a, STORE), (c, POLL), (c, SET)], false),
+        ("overwritten seen", &[(a, STORE), (c, POLL), (a, STORE), (c, POLL), (c, SET)], true),
+        ("overwritten by an atomic", &[(a, STORE), (b, ADD), (c, POLL), (c, SET)], true),
+        ("a failed compare observes", &[(a, ADD), (b, Fail), (b, SET)], true),
+        ("a failed compare cannot be observed", &[(a, Fail), (b, ADD), (b, SET)], false),
+        ("a failed compare is only a read", &[(b, STORE), (a, Fail), (b, SEE)], true),
+        ("narrow in its block", &[(a, NEAR), ((0, 40), NEAR), ((0, 40), SET)], true),
+        ("narrow from the block, wide, another block", &[(a, NEAR), (a, ADD), (b, POLL)], false),
+        ("narrow poll of another block", &[(a, ADD), (b, Get(Order::Relaxed, Scope::Cta))], false),
+        ("narrow after an observation", &[(a, ADD), (b, ADD), (b, NEAR)], true),
+    ];
+    for &(name, steps, ordered) in rows {
+        let mut gpu = Gpu::new(3, 64);
+        let x = gpu.array(64);
+        for (index, &(at, what)) in steps.iter().enumerate() {
+            let result = gpu.step(at, x, what);
+            if index + 1 < steps.len() {
+                result.unwrap_or_else(|fault| panic!("{name}: {fault}"));
+            } else {
+                assert_eq!(result.is_ok(), ordered, "{name}: {result:?}");
+            }
+        }
+    }
+    // Other bytes observe nothing: an atomic of 4 bytes in a store of 8.
+    for (width, ordered) in [(Width::B8, true), (Width::B4, false)] {
+        let mut gpu = Gpu::new(2, 32);
+        let at = [gpu.array(64); 32];
+        let access = |width| Access::weak(&at, 1, width, 0);
+        gpu.store(0, 0, access(Width::B8).ordered(Order::Relaxed, Scope::Gpu)).unwrap();
+        gpu.add(1, 0, access(width).ordered(Order::Relaxed, Scope::Gpu)).unwrap();
+        assert_eq!(gpu.store(1, 0, access(Width::B2)).is_ok(), ordered);
+    }
+    // Any number of blocks, a poll between; then the next launch, ordered or not.
+    let mut gpu = Gpu::new(300, 32);
+    let x = gpu.array(4);
+    for block in 0..300 {
+        gpu.step((block, block % 32), x, ADD).unwrap();
+        gpu.step((7, 3), x, WAIT).unwrap();
+    }
+    for (after, ordered) in [(After::Launches { before: 0, and: &[] }, false), (After::Everything, true)] {
+        let launch = gpu.memory.begin_launch(1, 32, after);
+        gpu.blocks.push(BlockClock::new(&launch, 0));
+        let block = gpu.blocks.len() - 1;
+        assert_eq!(gpu.step((block, 0), x, SEE).is_ok(), ordered);
+    }
+    assert!(stale(gpu.step((299, 12), x, SEE)));
+    gpu.step((299, 11), x, SEE).unwrap();
+    gpu.step((7, 3), x, SEE).unwrap();
+    // Block 7's polls were no writes, but they were reads.
+    assert!(races(gpu.step((299, 11), x, SET)));
+}
+
+/// Thousands of rounds of a flag that is stored, observed and reset, and of one that is only stored and observed.
+#[test]
+fn observations_do_not_grow() {
+    let mut gpu = Gpu::new(2, 32);
+    let x = gpu.array(64);
+    let start = std::time::Instant::now();
+    for _ in 0..5000 {
+        for word in [x, x + 32] {
+            gpu.write((0, 0), word, Order::Relaxed, Scope::Gpu).unwrap();
+            gpu.read((1, 0), word, Order::Relaxed, Scope::Gpu).unwrap();
+        }
+        gpu.write((1, 0), x, Order::Weak, Scope::Sys).unwrap();
+        // And back, so that the next round's store is ordered after the reset.
+        for (at, order) in [((1, 0), Order::Release), ((0, 0), Order::Acquire)] {
+            gpu.atomic(at, x + 16, order, Scope::Gpu).unwrap();
+        }
+    }
+    // Too many to remember that each was observed: reported, though it need not be.
+    assert!(races(gpu.write((1, 0), x + 32, Order::Weak, Scope::Sys)));
+    gpu.atomic((0, 0), x + 16, Order::Release, Scope::Gpu).unwrap();
+    gpu.atomic((1, 0), x + 16, Order::Acquire, Scope::Gpu).unwrap();
+    gpu.write((1, 0), x + 32, Order::Weak, Scope::Sys).unwrap();
+    assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
 }
 
 #[test]
@@ -889,6 +1060,14 @@ fn shared_memory() {
     }
     let access = Access::weak(&bins, 0x7f, Width::B4, 0);
     assert!(races(shared.load(&mut clock, 0, &access, &mut out)));
+    // Lane 27 of warp 1 was the last at bin 6: its atomic has observed all others.
+    let bin = [24; 32];
+    let last = |lane: u32| Access::weak(&bin, 1 << lane, Width::B4, 0);
+    assert!(races(shared.load(&mut clock, 1, &last(20), &mut out)));
+    assert!(races(shared.store(&mut clock, 0, &last(27), &out)));
+    shared.load(&mut clock, 1, &last(27), &mut out).unwrap();
+    let kept = out.clone();
+    shared.store(&mut clock, 1, &last(27), &kept).unwrap();
     clock.barrier(&[(0, ALL), (1, ALL)]);
     shared.load(&mut clock, 0, &access, &mut out).unwrap();
     assert_eq!(out.get_u32(Width::B4, 0)[..7], [10, 10, 10, 10, 8, 8, 8]);

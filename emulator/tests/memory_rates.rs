@@ -99,6 +99,31 @@ fn gather(checks: Checks) -> f64 {
     (rounds * 128) as f64 / start.elapsed().as_secs_f64()
 }
 
+/// Atomics: a histogram of that many bins, by blocks of one warp. Bytes per second.
+fn histogram(checks: Checks, bins: u64) -> f64 {
+    let memory = DeviceMemory::new(MemoryConfig { checks, ..MemoryConfig::default() });
+    let array = memory.allocate(4 * bins).unwrap();
+    memory.fill(array, &[0], 4 * bins as usize).unwrap();
+    let (blocks, rounds) = (200, 20u64);
+    let launch = memory.begin_launch(blocks, 32, After::Everything);
+    let (mut cache, mut bytes) = (Cache::default(), LaneBytes::default());
+    let start = Instant::now();
+    for block in 0..blocks {
+        let mut clock = BlockClock::new(&launch, block);
+        for round in 0..rounds {
+            let at = |lane: usize| {
+                ((block * rounds + round) * 32 + lane as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            };
+            let addresses = std::array::from_fn(|lane| array + (at(lane) >> 40) % bins * 4);
+            let access = Access::weak(&addresses, u32::MAX, Width::B4, 0).ordered(Order::Relaxed, Scope::Gpu);
+            memory
+                .atomic(&mut cache, &mut clock, 0, &access, &mut bytes, &mut |_, old| Some(old + 1))
+                .unwrap();
+        }
+    }
+    (blocks * rounds * 128) as f64 / start.elapsed().as_secs_f64()
+}
+
 /// Two threads with blocks that alternate, so that they meet in most pages: the locks' worst case.
 fn two_threads(checks: Checks) -> f64 {
     let memory = DeviceMemory::new(MemoryConfig { checks, ..MemoryConfig::default() });
@@ -141,6 +166,13 @@ fn rates() {
         gather(Checks::ALL) / 1e6,
         gather(Checks::NONE) / 1e6
     );
+    for bins in [256, 1 << 16] {
+        println!(
+            "atomics, {bins:>5} bins:      {:7.1} MB/s checked, {:7.1} MB/s unchecked",
+            histogram(Checks::ALL, bins) / 1e6,
+            histogram(Checks::NONE, bins) / 1e6
+        );
+    }
     println!(
         "shared with barriers:     {:7.0} MB/s checked, {:7.0} MB/s unchecked",
         shared(Checks::ALL) / 1e6,

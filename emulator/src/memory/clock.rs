@@ -9,7 +9,8 @@
 //! The rules are those of the PTX memory model's causality order, as far as kernels can use it: barriers, warp
 //! barriers, release patterns (a release operation, or a fence and then a strong write) observed by acquire patterns
 //! (an acquire operation, or a strong read and then a fence), release sequences through read-modify-writes, scopes.
-//! Both are cumulative. In particular a fence covers what *its own thread* did or knew at that time:
+//! Both are cumulative. (That a strong write is ordered before what follows a read that observed it is a matter of the one
+//! location, and not of clocks: see `history`.) In particular a fence covers what *its own thread* did or knew at that time:
 //! `__threadfence(); __syncthreads(); if (thread == 0) atomicAdd(...)` does not publish the other threads' writes,
 //! `__syncthreads(); if (thread == 0) { __threadfence(); atomicAdd(...); }` does.
 
@@ -472,5 +473,10 @@ impl View<'_> {
                 .as_deref()
                 .and_then(|clocks| clocks[lane % WARP].extra.as_ref())
                 .is_some_and(|extra| extra.knows(agent, Some(other), time))
+    }
+
+    /// The same, launches that have ended included.
+    pub(super) fn after(&self, lane: usize, epoch: u64, other: usize) -> bool {
+        self.ancient(epoch) || self.knows(lane, epoch, other)
     }
 }

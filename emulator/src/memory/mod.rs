@@ -43,6 +43,7 @@ mod coarse;
 mod counters;
 mod fault;
 mod global;
+mod history;
 mod host;
 mod knowledge;
 mod region;

@@ -141,7 +141,7 @@ impl Region {
         !matches!(op, Op::Load(_))
     }
 
-    /// Moves the bytes lane by lane, with what acquires and releases order.
+    /// Moves the bytes lane by lane, with what acquires, releases and observed values order.
     fn synchronise(
         &mut self,
         at: &Place<'_>,
@@ -157,6 +157,7 @@ impl Region {
         let release = writes && matches!(access.order, Order::Release | Order::AcqRel);
         let publishes = strong && writes && clock.releases(warp, mask, release);
         let scope = access.scope();
+        let flags = flags(access, op.action(), strong);
         for lane in lanes(mask) {
             let offset = at.offset(lane);
             let granules = (offset / GRANULE..=(offset + width as u32 - 1) / GRANULE).map(|g| g * GRANULE);
@@ -168,6 +169,11 @@ impl Region {
                 }
             }
             let wrote = self.apply(offset as usize, width, lane, op);
+            if strong && let Some(sector) = self.sectors.get_mut(offset as usize / SECTOR) {
+                let (view, bytes) = (clock.view(warp), bytes_at(offset % SECTOR as u32, width as u32));
+                let stamp = Stamp::single(view.epoch, access.source, flags, lane, bytes);
+                sector.perform(&stamp, lane, reads, wrote, &view);
+            }
             if !wrote || (self.sync.is_empty() && !publishes) {
                 continue;
             }
@@ -204,14 +210,7 @@ impl Region {
         }
         let width = access.width.bytes() as u32;
         let view = clock.view(warp);
-        let flags = match action {
-            Action::Load if access.order == Order::NonCoherent => READ | NONCOHERENT,
-            Action::Load => READ,
-            Action::Store => WRITE,
-            Action::Atomic => READ | WRITE,
-        };
-        let scope = if access.scope().wide() { STRONG | WIDE } else { STRONG };
-        let flags = if strong { flags | scope } else { flags };
+        let flags = flags(access, action, strong);
         if place.packed {
             // Sector by sector; lanes and bytes follow from the first offset.
             let (start, end) = (place.offset(0), place.offset(0) + WARP as u32 * width);
@@ -275,6 +274,18 @@ impl Region {
         }
         Ok(())
     }
+}
+
+/// What an access is to the shadow.
+fn flags(access: &Access<'_>, action: Action, strong: bool) -> u8 {
+    let flags = match action {
+        Action::Load if access.order == Order::NonCoherent => READ | NONCOHERENT,
+        Action::Load => READ,
+        Action::Store => WRITE,
+        Action::Atomic => READ | WRITE,
+    };
+    let scope = if access.scope().wide() { STRONG | WIDE } else { STRONG };
+    if strong { flags | scope } else { flags }
 }
 
 fn copy(to: &mut [u8], from: &[u8]) {

@@ -10,12 +10,16 @@
 //! takes their place; that is FastTrack's adaptive read set, extended to atomics. Nothing else is ever dropped, so a
 //! later unordered access is always reported, whichever of the earlier ones it is unordered with: not even what is
 //! ordered before the running launch, for one on another stream may not be.
+//!
+//! Strong writes may also be ordered before an access because a read observed them: `history` knows, and is asked where the
+//! stamps say that nothing else does.
 
 use std::collections::BTreeMap;
 
 use super::clock::{View, agent_of};
 use super::counters::lanes;
 use super::fault::Action;
+use super::history::History;
 
 /// Bytes of a shadow cell.
 pub(super) const SECTOR: usize = 32;
@@ -33,6 +37,8 @@ pub(super) const STRONG: u8 = 4;
 pub(super) const WIDE: u8 = 8;
 /// A load through the non-coherent path.
 pub(super) const NONCOHERENT: u8 = 16;
+/// A read by an atomic that then wrote nothing.
+pub(super) const COMPARE: u8 = 32;
 
 /// The mask of `width` bytes from `offset` in a sector.
 pub(super) fn bytes_at(offset: u32, width: u32) -> u32 {
@@ -56,7 +62,12 @@ pub(super) struct Stamp {
 impl Stamp {
     /// `lane` touched `bytes`.
     pub(super) fn single(epoch: u64, source: u32, flags: u8, lane: usize, bytes: u32) -> Self {
-        Self { epoch, bytes, lanes: 1 << lane, source, shift: LISTED, lane0: 0, flags }
+        Self::listed(epoch, source, flags, 1 << lane, bytes)
+    }
+
+    /// Each of `lanes` touched all `bytes`.
+    pub(super) fn listed(epoch: u64, source: u32, flags: u8, lanes: u32, bytes: u32) -> Self {
+        Self { epoch, bytes, lanes, source, shift: LISTED, lane0: 0, flags }
     }
 
     /// Lanes of `1 << shift` bytes each touched `bytes`, the sector's byte 0 belonging to lane `lane0`.
@@ -70,7 +81,7 @@ impl Stamp {
     }
 
     pub(super) fn action(&self) -> Action {
-        match self.flags & (READ | WRITE) {
+        match self.flags & (READ | WRITE | COMPARE) {
             WRITE => Action::Store,
             READ => Action::Load,
             _ => Action::Atomic,
@@ -78,7 +89,7 @@ impl Stamp {
     }
 
     /// The lanes that touched `byte`, given that it was touched.
-    fn lanes_at(&self, byte: u32) -> u32 {
+    pub(super) fn lanes_at(&self, byte: u32) -> u32 {
         if self.shift == LISTED {
             self.lanes
         } else {
@@ -210,7 +221,7 @@ fn morally_strong(old: &Stamp, new: &Stamp, view: &View<'_>) -> bool {
 /// Any number of stamps, which may share bytes: a list while they are few, then by warp. Ordered, so that reports are
 /// deterministic.
 #[derive(Debug, Default)]
-struct StampSet {
+pub(super) struct StampSet {
     few: Vec<Stamp>,
     many: BTreeMap<u64, Vec<Stamp>>,
     /// What has been swept: since which launch (by its first warp), for which kinds and bytes.
@@ -220,7 +231,7 @@ struct StampSet {
 impl StampSet {
     /// All but what is anyway ordered before the launch: counters that thousands of blocks of earlier launches have
     /// incremented would be slow to walk.
-    fn recent<'a>(&'a self, view: &'a View<'_>) -> impl Iterator<Item = &'a Stamp> {
+    pub(super) fn recent<'a>(&'a self, view: &'a View<'_>) -> impl Iterator<Item = &'a Stamp> {
         let mut rest = self.many.range(view.launch.floor..);
         let many = std::iter::from_fn(move || {
             loop {
@@ -238,7 +249,7 @@ impl StampSet {
         self.few.is_empty() && self.many.is_empty()
     }
 
-    fn clear(&mut self, bytes: u32) {
+    pub(super) fn clear(&mut self, bytes: u32) {
         clear_list(&mut self.few, bytes);
         self.many.retain(|_, list| {
             clear_list(list, bytes);
@@ -250,14 +261,43 @@ impl StampSet {
         self.sweep(new, view);
         if self.many.is_empty() {
             absorb(&mut self.few, new, view);
-            if self.few.len() > FEW {
-                for stamp in self.few.drain(..) {
-                    self.many.entry(agent_of(stamp.epoch)).or_default().push(stamp);
-                }
-            }
+            self.spread();
         } else {
             absorb(self.many.entry(view.agent).or_default(), new, view);
         }
+    }
+
+    fn spread(&mut self) {
+        if self.few.len() > FEW {
+            for stamp in self.few.drain(..) {
+                self.many.entry(agent_of(stamp.epoch)).or_default().push(stamp);
+            }
+        }
+    }
+
+    /// Inserts a stamp with listed lanes that need not be the viewer's: it stands for its own threads' earlier ones, and
+    /// for those of launches ordered before theirs.
+    pub(super) fn insert_past(&mut self, new: &Stamp, view: &View<'_>) {
+        let agent = agent_of(new.epoch);
+        if view.launch.owns(agent) {
+            self.sweep(new, view);
+        }
+        let list = if self.many.is_empty() { &mut self.few } else { self.many.entry(agent).or_default() };
+        if list.iter_mut().any(|old| old.merge(new)) {
+            return;
+        }
+        list.retain_mut(|old| {
+            let same_threads = agent_of(old.epoch) == agent && old.lanes & !new.lanes == 0;
+            if same_threads && old.flags == new.flags && old.epoch <= new.epoch {
+                old.bytes &= !new.bytes;
+            }
+            old.bytes != 0
+        });
+        list.push(*new);
+        if list.len() > LONG {
+            relist(list, new);
+        }
+        self.spread();
     }
 
     /// `new` takes the place of the same accesses by launches that are ordered before its own, so that the set does
@@ -293,6 +333,8 @@ struct More {
     writes: Vec<Stamp>,
     reads: StampSet,
     strong: StampSet,
+    /// Who observed the strong writes.
+    history: History,
     /// Whether some strong access has block scope.
     narrow: bool,
 }
@@ -328,15 +370,13 @@ impl Sector {
         }
         if !strong {
             // A weak write conflicts with everything, a weak read with writes.
-            let rivals = more.strong.recent(view);
-            return check(rivals.filter(|old| (old.flags | new.flags) & WRITE != 0), new, view);
+            return more.check_strong(new, view, |old| (old.flags | new.flags) & WRITE != 0);
         }
         // A strong access conflicts with weak ones, and with strong ones whose scope is too narrow.
         if new.flags & WIDE == 0 || more.narrow {
-            let rivals = more.strong.recent(view);
-            let rivals =
-                rivals.filter(|old| (old.flags | new.flags) & WRITE != 0 && !morally_strong(old, new, view));
-            check(rivals, new, view)?;
+            return more.check_strong(new, view, |old| {
+                (old.flags | new.flags) & WRITE != 0 && !morally_strong(old, new, view)
+            });
         }
         Ok(())
     }
@@ -398,6 +438,13 @@ impl Sector {
         more.strong.insert(new, view);
     }
 
+    /// One lane's strong access, which has been recorded, has been performed.
+    pub(super) fn perform(&mut self, new: &Stamp, lane: usize, reads: bool, wrote: bool, view: &View<'_>) {
+        if let Some(more) = &mut self.more {
+            more.history.perform(new, lane, reads, wrote, view);
+        }
+    }
+
     /// Takes in an access that was checked and recorded elsewhere before there was a sector, and none since.
     pub(super) fn adopt(&mut self, stamp: &Stamp) {
         if stamp.flags & WRITE != 0 {
@@ -434,6 +481,28 @@ impl More {
         clear_list(&mut self.writes, bytes);
         self.reads.clear(bytes);
         self.strong.clear(bytes);
+        self.history.clear(bytes);
+    }
+
+    /// Checks an access against the strong ones that are its rivals.
+    #[inline(never)]
+    fn check_strong(
+        &self,
+        new: &Stamp,
+        view: &View<'_>,
+        rival: impl Fn(&Stamp) -> bool,
+    ) -> Result<(), Conflict> {
+        let mut found = None;
+        for old in self.strong.recent(view).filter(|old| rival(old)) {
+            if let Some(conflict) = unordered(old, new, view) {
+                // Writes may have been observed, reads cannot.
+                if old.flags & WRITE == 0 {
+                    return Err(conflict);
+                }
+                found.get_or_insert(conflict);
+            }
+        }
+        found.map_or(Ok(()), |conflict| self.history.check(new, conflict, rival, view))
     }
 
     fn is_empty(&self) -> bool {

@@ -376,7 +376,6 @@ fn assertions() {
 /// The counter's atomics are ordered before the store: the last one observed them, the store follows it (PTX ISA,
 /// causality order: observation, then program order).
 #[test]
-#[ignore = "the race checker does not know yet that an atomic is ordered after those whose values it saw"]
 fn stores_after_the_last_atomic() {
     everywhere("strangers", |m, _| {
         let cells = m.put(&[0u32, 0]);
