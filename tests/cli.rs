@@ -82,7 +82,14 @@ fn folder() -> TempDir {
 fn info_says_what_is_built() {
     let dir = folder();
     let text = stdout(dir.path(), "info");
-    for fragment in ["orthant 0.", "device      cpu", "elementwise sm_90a", "no optimizer steps on them yet", "muon", "normuon"] {
+    for fragment in [
+        "orthant 0.",
+        "device      cpu",
+        "elementwise sm_90a",
+        "no optimizer steps on them yet",
+        "muon",
+        "normuon",
+    ] {
         assert!(text.contains(fragment), "`{fragment}` is not in: {text}");
     }
     let info = json(dir.path(), "info --json");

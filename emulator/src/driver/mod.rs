@@ -1,7 +1,7 @@
 //! The CUDA driver API in front of the software GPU.
 //!
-//! `api/` holds the exported functions, a family a file; each is a thin shell around [`State`], which one lock guards.
-//! Work is put into a graph of operations ([`order`]) and run by whoever calls next ([`run`]): at once without a seed,
+//! `api/` holds the exported functions, a family a file; each is a thin shell around `State`, which one lock guards.
+//! Work is put into a graph of operations (`order`) and run by whoever calls next (`run`): at once without a seed,
 //! late and in any legal order with one. Host functions are called by a thread of their own, which also keeps work
 //! going when nobody calls.
 //!
