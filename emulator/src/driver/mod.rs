@@ -94,9 +94,7 @@ static DRIVER: LazyLock<Driver> = LazyLock::new(|| {
         Ok(settings) => (settings, None),
         Err(error) => (Settings::default(), Some(error)),
     };
-    if settings.report.is_some() {
-        raw::at_exit(write_report);
-    }
+    report_at_exit(&settings);
     Driver {
         state: Mutex::new(State::new(settings)),
         changed: Condvar::new(),
@@ -355,6 +353,14 @@ fn serve() {
             }
             seen = state.journal.calls;
         }
+    }
+}
+
+/// Sees to it that a report that was asked for is written when the process ends.
+pub(crate) fn report_at_exit(settings: &Settings) {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    if settings.report.is_some() {
+        ONCE.call_once(|| raw::at_exit(write_report));
     }
 }
 

@@ -441,3 +441,20 @@ fn the_report_is_written_at_exit_and_calls_are_traced() {
     assert_eq!((&report["emulated"], &report["calls_by_name"]["cuInit"]), (&true.into(), &2.into()));
     assert!(stderr.contains("cuInit -> 0") && stderr.contains("cuInit -> 1"), "{stderr}");
 }
+
+#[test]
+fn a_report_may_be_asked_for_while_the_process_runs() {
+    if is_child() {
+        let path = std::env::var("REPORT_PATH").unwrap();
+        let emulator = Emulator::preload(None).unwrap();
+        emulator.configure(&[("REPORT", &path)]).unwrap();
+        assert_eq!(unsafe { sys::cuInit(0) }, CUDA_SUCCESS);
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report.json");
+    let variables = [("REPORT_PATH", path.to_str().unwrap())];
+    passed(&child("init::a_report_may_be_asked_for_while_the_process_runs", &variables));
+    let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(report["calls_by_name"]["cuInit"], 1);
+}
