@@ -34,9 +34,10 @@ use config::Settings;
 use order::Record;
 use state::State;
 use std::cell::{Cell, RefCell};
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 /// The exported symbols that came to be after a version of the driver, such as `12.4`.
@@ -94,7 +95,8 @@ static DRIVER: LazyLock<Driver> = LazyLock::new(|| {
         Ok(settings) => (settings, None),
         Err(error) => (Settings::default(), Some(error)),
     };
-    report_at_exit(&settings);
+    // Whether there is a report to write is seen then: settings may change.
+    raw::at_exit(write_report);
     Driver {
         state: Mutex::new(State::new(settings)),
         changed: Condvar::new(),
@@ -104,8 +106,9 @@ static DRIVER: LazyLock<Driver> = LazyLock::new(|| {
 });
 
 thread_local! {
-    /// The stack of current contexts.
-    static CURRENT: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    /// The stack of current contexts. Never dropped: what a thread or the process does at its end still has it, and
+    /// destructors of other variables come in any order.
+    static CURRENT: ManuallyDrop<RefCell<Vec<u64>>> = const { ManuallyDrop::new(RefCell::new(Vec::new())) };
     /// Whether this thread is in a host function, which must not call the driver.
     static CALLING: Cell<bool> = const { Cell::new(false) };
     static CAPTURE_MODE: Cell<u32> = const { Cell::new(abi::capture_mode::GLOBAL) };
@@ -113,6 +116,11 @@ thread_local! {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         NEXT.fetch_add(1, Ordering::Relaxed)
     };
+}
+
+/// This thread's stack of current contexts.
+pub(crate) fn current<T>(act: impl FnOnce(&mut Vec<u64>) -> T) -> T {
+    CURRENT.with(|stack| act(&mut stack.borrow_mut()))
 }
 
 fn lock() -> MutexGuard<'static, State> {
@@ -243,7 +251,7 @@ pub(crate) fn entry(name: &'static str, needs: Needs, body: impl FnOnce(&mut Cal
     if DRIVER.process.load(Ordering::Relaxed) != std::process::id() {
         return codes::NOT_INITIALIZED;
     }
-    let context = CURRENT.with_borrow(|stack| stack.last().copied().unwrap_or(0));
+    let context = current(|stack| stack.last().copied().unwrap_or(0));
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let mut call = Call { guard: Some(lock()), context, thread: THREAD.with(|thread| *thread) };
         let answer = begin(&mut call, name, needs).and_then(|()| body(&mut call));
@@ -356,20 +364,24 @@ fn serve() {
     }
 }
 
-/// Sees to it that a report that was asked for is written when the process ends.
-pub(crate) fn report_at_exit(settings: &Settings) {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    if settings.report.is_some() {
-        ONCE.call_once(|| raw::at_exit(write_report));
-    }
-}
-
 /// Writes the report to where the settings say, at exit.
 extern "C" fn write_report() {
     if DRIVER.process.load(Ordering::Relaxed) != std::process::id() {
         return;
     }
-    let Ok(state) = DRIVER.state.try_lock() else { return };
+    // Work that another thread runs is given some time; it may as well be this one, at whose exit nothing can be waited for.
+    let state = (0..100).find_map(|_| match DRIVER.state.try_lock() {
+        Ok(state) => Some(state),
+        Err(TryLockError::Poisoned(state)) => Some(state.into_inner()),
+        Err(TryLockError::WouldBlock) => {
+            std::thread::sleep(Duration::from_millis(20));
+            None
+        }
+    });
+    let Some(state) = state else {
+        eprintln!("orthant-emulator: no report: the driver is busy");
+        return;
+    };
     if let Some(path) = &state.settings.report
         && let Err(error) = std::fs::write(path, state.report())
     {

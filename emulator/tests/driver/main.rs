@@ -3,6 +3,7 @@
 mod captures;
 mod contents;
 mod copies;
+mod corners;
 mod devices;
 mod faults;
 mod graphs;

@@ -1,7 +1,7 @@
 //! Contexts.
 
 use crate::driver::raw::{In, Out};
-use crate::driver::{Answer, CURRENT, Call, Refusal, abi, codes};
+use crate::driver::{Answer, Call, Refusal, abi, codes, current};
 use std::ffi::{c_int, c_uint};
 
 api! {
@@ -43,7 +43,7 @@ api! {
         }
         _ = call.wait_for_context(context);
         call.destroy_context(context);
-        CURRENT.with_borrow_mut(|stack| {
+        current(|stack| {
             if stack.last() == Some(&context) {
                 stack.pop();
             }
@@ -53,12 +53,12 @@ api! {
 
     fn cuCtxPushCurrent_v2(context: u64) Init |call| {
         call.context(context)?;
-        CURRENT.with_borrow_mut(|stack| stack.push(context));
+        current(|stack| stack.push(context));
         Ok(())
     }
 
     fn cuCtxPopCurrent_v2(context: Out<u64>) Init |_call| {
-        let popped = CURRENT.with_borrow_mut(Vec::pop);
+        let popped = current(Vec::pop);
         context.set_if(popped.unwrap_or(0));
         popped.map(drop).ok_or_else(|| codes::INVALID_CONTEXT.into())
     }
@@ -67,7 +67,7 @@ api! {
         if context != 0 {
             call.context(context)?;
         }
-        CURRENT.with_borrow_mut(|stack| {
+        current(|stack| {
             stack.pop();
             if context != 0 {
                 stack.push(context);
@@ -187,6 +187,6 @@ fn create(call: &mut Call, context: Out<u64>, flags: c_uint, device: c_int) -> A
     }
     let handle = call.new_context(device as usize, false, flags);
     context.set(handle)?;
-    CURRENT.with_borrow_mut(|stack| stack.push(handle));
+    current(|stack| stack.push(handle));
     Ok(())
 }

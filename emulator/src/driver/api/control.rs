@@ -89,7 +89,6 @@ pub extern "C" fn orthant_emulator_report(to: usize, size: usize) -> usize {
 }
 
 fn restart(call: &mut Call, settings: Settings) {
-    crate::driver::report_at_exit(&settings);
     let pinned: Vec<usize> = call.pinned.keys().copied().collect();
     pinned.into_iter().for_each(|address| call.unpin(address));
     **call = State::new(settings);

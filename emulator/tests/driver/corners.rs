@@ -1,0 +1,49 @@
+//! What is easily forgotten: the ends of threads and of the process, settings anew while something runs, arguments that
+//! nobody would give.
+
+use crate::harness::*;
+use crate::tools::{child, is_child, passed};
+use cudarc::driver::sys;
+use std::cell::RefCell;
+use std::ptr::null_mut;
+
+/// Destructors of a thread's variables still have its current context, in whatever order they come.
+#[test]
+fn a_thread_frees_what_it_has_when_it_ends() {
+    struct Owner(u64);
+    impl Drop for Owner {
+        fn drop(&mut self) {
+            ok(unsafe { sys::cuCtxSynchronize() });
+            ok(unsafe { sys::cuMemFree_v2(self.0) });
+        }
+    }
+    thread_local!(static OWNER: RefCell<Owner> = const { RefCell::new(Owner(0)) });
+    let session = session(&[]);
+    let mut context = null_mut();
+    ok(unsafe { sys::cuCtxGetCurrent(&mut context) });
+    let context = context as usize;
+    std::thread::spawn(move || {
+        OWNER.with(|_| ());
+        ok(unsafe { sys::cuCtxSetCurrent(context as _) });
+        OWNER.with_borrow_mut(|owner| owner.0 = alloc(64));
+    })
+    .join()
+    .unwrap();
+    assert_eq!(session.report()["living"]["allocations"], 0);
+}
+
+#[test]
+fn a_report_that_is_asked_for_later_is_written_too() {
+    if is_child() {
+        let path = std::env::var("REPORT_PATH").unwrap();
+        let _session = session(&[("REPORT", &path)]);
+        alloc(64);
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("report.json");
+    let variables = [("REPORT_PATH", path.to_str().unwrap())];
+    passed(&child("corners::a_report_that_is_asked_for_later_is_written_too", &variables));
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(report["calls_by_name"]["cuMemAlloc_v2"], 1);
+}
