@@ -331,7 +331,12 @@ fn attend() {
     static STARTED: std::sync::Once = std::sync::Once::new();
     STARTED.call_once(|| {
         // Should no thread be had, host functions wait for ever, as on a machine that is out of threads.
-        _ = std::thread::Builder::new().name("orthant-emulator".into()).spawn(serve);
+        _ = std::thread::Builder::new().name("orthant-emulator".into()).spawn(|| {
+            // Whoever waits for a host function must not wait for ever, whatever became of other work.
+            loop {
+                _ = catch_unwind(serve);
+            }
+        });
     });
     DRIVER.changed.notify_all();
 }
@@ -343,10 +348,13 @@ fn serve() {
     loop {
         if !state.calls.is_empty() {
             let (number, callback, status) = state.calls.remove(0);
+            let generation = state.generation;
             drop(state);
             callback.call(status);
             state = lock();
-            state.called(number);
+            if state.generation == generation {
+                state.called(number);
+            }
             DRIVER.changed.notify_all();
             continue;
         }

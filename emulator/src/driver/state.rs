@@ -156,6 +156,8 @@ pub(crate) struct State {
     /// Host functions that wait to be called or are being called.
     pub calls: Vec<(u64, raw::Callback, u32)>,
     pub calling: usize,
+    /// Which settings these are the state of: a host function may return to a later one.
+    pub generation: u64,
     /// What the host has waited for.
     pub known: Known,
     pub random: crate::exec::Random,
@@ -193,6 +195,7 @@ impl State {
             operations: 0,
             calls: Vec::new(),
             calling: 0,
+            generation: 0,
             known: Known::default(),
             random,
             journal: Journal::default(),

@@ -5,7 +5,10 @@ use crate::harness::*;
 use crate::tools::{child, is_child, passed};
 use cudarc::driver::sys;
 use std::cell::RefCell;
+use std::ffi::c_void;
 use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::time::Duration;
 
 /// Destructors of a thread's variables still have its current context, in whatever order they come.
 #[test]
@@ -46,4 +49,37 @@ fn a_report_that_is_asked_for_later_is_written_too() {
     passed(&child("corners::a_report_that_is_asked_for_later_is_written_too", &variables));
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     assert_eq!(report["calls_by_name"]["cuMemAlloc_v2"], 1);
+}
+
+/// A host function that is under way when all begins anew is no concern of what comes after.
+#[test]
+fn settings_may_change_while_a_host_function_runs() {
+    static GO: AtomicBool = AtomicBool::new(false);
+    static ENDED: AtomicU32 = AtomicU32::new(0);
+    extern "C" fn slow(_: *mut c_void) {
+        while !GO.load(SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        ENDED.fetch_add(1, SeqCst);
+    }
+    extern "C" fn quick(_: *mut c_void) {
+        ENDED.fetch_add(10, SeqCst);
+    }
+    for seed in ["0", "3"] {
+        GO.store(false, SeqCst);
+        ENDED.store(0, SeqCst);
+        let first = session(&[("SEED", seed), ("IDLE_MS", "1")]);
+        ok(unsafe { sys::cuLaunchHostFunc(null_mut(), Some(slow), null_mut()) });
+        // By now it runs.
+        std::thread::sleep(Duration::from_millis(50));
+        drop(first);
+        let _second = session(&[("SEED", seed)]);
+        let stream = stream();
+        for _ in 0..3 {
+            ok(unsafe { sys::cuLaunchHostFunc(stream, Some(quick), null_mut()) });
+        }
+        GO.store(true, SeqCst);
+        ok(unsafe { sys::cuStreamSynchronize(stream) });
+        assert_eq!(ENDED.load(SeqCst), 31, "seed {seed}");
+    }
 }

@@ -91,5 +91,6 @@ pub extern "C" fn orthant_emulator_report(to: usize, size: usize) -> usize {
 fn restart(call: &mut Call, settings: Settings) {
     let pinned: Vec<usize> = call.pinned.keys().copied().collect();
     pinned.into_iter().for_each(|address| call.unpin(address));
-    **call = State::new(settings);
+    let generation = call.generation + 1;
+    **call = State { generation, ..State::new(settings) };
 }
