@@ -217,24 +217,34 @@ pub(crate) fn free_host(address: usize, bytes: usize) {
     }
 }
 
-/// A function of the host program, `void (*)(void *)`, or `void (*)(CUstream, CUresult, void *)`.
+/// What a function of the host program is called for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Calls {
+    /// `cuLaunchHostFunc`, whose manual says: not after an error in the context.
+    Function,
+    /// `cuStreamAddCallback`: the stream. It is told of errors.
+    Callback(u64),
+    /// A user object's destructor: whatever happens.
+    Destructor,
+}
+
+/// A function of the host program, `void (*)(void *)`, or `void (*)(CUstream, CUresult, void *)` for a stream's callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Callback {
     pub function: usize,
     pub data: usize,
-    /// The stream, for the second form.
-    pub stream: Option<u64>,
+    pub calls: Calls,
 }
 
 impl Callback {
     pub fn call(self, status: u32) {
-        match self.stream {
-            None => {
+        match self.calls {
+            Calls::Function | Calls::Destructor => {
                 // SAFETY: the caller passed a function of this type, and promises that it may be called with `data`.
                 let function: extern "C" fn(usize) = unsafe { std::mem::transmute(self.function) };
                 function(self.data);
             }
-            Some(stream) => {
+            Calls::Callback(stream) => {
                 // SAFETY: as above.
                 let function: extern "C" fn(u64, u32, usize) = unsafe { std::mem::transmute(self.function) };
                 function(stream, status, self.data);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::abi::stream_flag::NON_BLOCKING;
 use super::order::{Known, Pending, Record};
-use super::raw;
+use super::raw::{self, Calls};
 use super::state::State;
 use super::work::{Copy, End, Fill, Launch, Work};
 use super::{Answer, Refusal, codes};
@@ -95,16 +95,18 @@ impl State {
                 self.pending[position].known.join(&done.known);
             }
         }
-        if let Work::Call(callback) = self.pending[position].work {
+        let status =
+            self.healthy(self.pending[position].context).err().map_or(codes::SUCCESS, |first| first.code);
+        let dead = status != codes::SUCCESS;
+        if let Work::Call(callback) = self.pending[position].work
+            && !(dead && callback.calls == Calls::Function)
+        {
             self.pending[position].running = true;
-            let status = self.contexts.get(self.pending[position].context);
-            let status = status.and_then(|c| c.sticky.as_ref()).map_or(codes::SUCCESS, |first| first.code);
             self.calls.push((self.pending[position].number, callback, status));
             self.calling += 1;
             return true;
         }
         let mut operation = self.pending.remove(position);
-        let dead = self.healthy(operation.context).is_err();
         let outcome = match operation.work {
             // Memory is given back whatever became of the context.
             Work::Free(base) => self.free_now(base),

@@ -3,7 +3,7 @@
 
 use crate::harness::*;
 use crate::tools::{child, is_child, passed};
-use cudarc::driver::sys;
+use cudarc::driver::sys::{self, CUresult::*};
 use std::cell::RefCell;
 use std::ffi::c_void;
 use std::ptr::null_mut;
@@ -82,4 +82,38 @@ fn settings_may_change_while_a_host_function_runs() {
         ok(unsafe { sys::cuStreamSynchronize(stream) });
         assert_eq!(ENDED.load(SeqCst), 31, "seed {seed}");
     }
+}
+
+/// The manual: it "will not be called in the event of an error in the CUDA context"; a stream's callback is, with the
+/// error.
+#[test]
+fn host_functions_are_not_called_after_an_error_but_callbacks_are() {
+    extern "C" fn function(data: *mut c_void) {
+        unsafe { (*data.cast::<AtomicU32>()).fetch_add(1, SeqCst) };
+    }
+    unsafe extern "C" fn callback(_: sys::CUstream, status: sys::CUresult, data: *mut c_void) {
+        unsafe { (*data.cast::<AtomicU32>()).store(status as u32, SeqCst) };
+    }
+    for seed in ["0", "1", "2", "3"] {
+        let _session = session(&[("SEED", seed)]);
+        let bad = function_of(KERNELS, "bad");
+        let (called, status) = (AtomicU32::new(0), AtomicU32::new(0));
+        let (s, x) = (stream(), alloc(64));
+        let (called_at, status_at) =
+            ((&raw const called).cast_mut().cast(), (&raw const status).cast_mut().cast());
+        // With no seed the first function keeps the kernel from running before all is asked for.
+        extern "C" fn wait(_: *mut c_void) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        ok(unsafe { sys::cuLaunchHostFunc(s, Some(wait), null_mut()) });
+        ok(launch(bad, 1, 1, s, &[&x]));
+        ok(unsafe { sys::cuLaunchHostFunc(s, Some(function), called_at) });
+        ok(unsafe { sys::cuStreamAddCallback(s, Some(callback), status_at, 0) });
+        fails(unsafe { sys::cuStreamSynchronize(s) }, CUDA_ERROR_ILLEGAL_ADDRESS);
+        assert_eq!((called.load(SeqCst), status.load(SeqCst)), (0, 700), "seed {seed}");
+    }
+}
+
+fn function_of(ptx: &str, name: &str) -> sys::CUfunction {
+    function(module(ptx), name)
 }

@@ -8,7 +8,7 @@ use crate::driver::abi::{
     instantiate_flag, instantiate_result, update_result,
 };
 use crate::driver::graph::{Change, Graph, Task, difference};
-use crate::driver::raw::{Callback, In, Out};
+use crate::driver::raw::{Callback, Calls, In, Out};
 use crate::driver::work::{Copy, Work};
 use crate::driver::{Answer, Call, Refusal, codes};
 use std::ffi::c_uint;
@@ -100,7 +100,7 @@ api! {
         if function == 0 {
             return Err(codes::INVALID_VALUE.into());
         }
-        let callback = Callback { function, data: params.user_data as usize, stream: None };
+        let callback = Callback { function, data: params.user_data as usize, calls: Calls::Function };
         add(call, node, graph, after, count, Task::Work(Work::Call(callback)))
     }
 

@@ -2,7 +2,7 @@
 
 use super::function::{dynamic_limit, found, kernel_of};
 use crate::driver::abi::{self, CUlaunchAttribute, CUlaunchConfig, launch_attribute};
-use crate::driver::raw::{Callback, In, read_host};
+use crate::driver::raw::{Callback, Calls, In, read_host};
 use crate::driver::work::{Launch, Work};
 use crate::driver::{Answer, Call, Refusal, codes};
 use crate::exec::Bad;
@@ -79,7 +79,7 @@ api! {
         if function == 0 {
             return Err(codes::INVALID_VALUE.into());
         }
-        call.submit(stream, Work::Call(Callback { function, data, stream: None })).map(drop)
+        call.submit(stream, Work::Call(Callback { function, data, calls: Calls::Function })).map(drop)
     }
 
     fn cuStreamAddCallback(stream: u64, function: usize, data: usize, flags: c_uint) Context |call| {
@@ -89,7 +89,7 @@ api! {
             return Err(codes::INVALID_VALUE.into());
         }
         call.not_captured(stream)?;
-        call.submit(stream, Work::Call(Callback { function, data, stream: Some(handle) })).map(drop)
+        call.submit(stream, Work::Call(Callback { function, data, calls: Calls::Callback(handle) })).map(drop)
     }
 }
 

@@ -1,7 +1,7 @@
 //! User objects, whose references graphs may hold.
 
 use crate::driver::objects::UserObject;
-use crate::driver::raw::{Callback, Out};
+use crate::driver::raw::{Callback, Calls, Out};
 use crate::driver::{Refusal, codes};
 use std::ffi::c_uint;
 
@@ -22,7 +22,7 @@ api! {
         if object.is_null() || destroy == 0 || !counts || flags != NO_DESTRUCTOR_SYNC {
             return Err(codes::INVALID_VALUE.into());
         }
-        let destroy = Callback { function: destroy, data, stream: None };
+        let destroy = Callback { function: destroy, data, calls: Calls::Destructor };
         let (context, references) = (call.context, references.into());
         let handle = call.objects.insert(UserObject { context, destroy, references, used_by: Vec::new() });
         object.set(handle)
