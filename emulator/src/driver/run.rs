@@ -49,6 +49,20 @@ impl State {
         Ok(waits_for)
     }
 
+    /// What a destroyed stream has goes on without it. Whoever waits for the context waits for it, and so does the legacy
+    /// stream's next if the stream was a blocking one; nobody else.
+    pub fn inherit(&mut self, context: u64, flags: u32, tail: Arc<Record>) -> Answer {
+        let [blocking, other] = self.context(context)?.heirs;
+        let heir = if flags & NON_BLOCKING == 0 { blocking } else { other };
+        let before = self.streams.get(heir).and_then(|heir| heir.tail.clone());
+        let record = self.add(context, Work::Nothing, before.into_iter().chain([tail]).collect())?;
+        if let Some(heir) = self.streams.get_mut(heir) {
+            heir.tail = Some(record);
+        }
+        self.drift();
+        Ok(())
+    }
+
     /// Adds an operation that waits for others.
     pub fn add(&mut self, context: u64, work: Work, waits_for: Vec<Arc<Record>>) -> Answer<Arc<Record>> {
         let device = self.context(context)?.device;

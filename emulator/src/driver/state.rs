@@ -45,6 +45,8 @@ pub(crate) struct Context {
     pub sticky: Option<Refusal>,
     /// The stream that handle 0 means.
     pub legacy: u64,
+    /// Streams that have the work of destroyed ones: blocking ones, and the others.
+    pub heirs: [u64; 2],
     /// The streams that handle 2 means, by thread.
     pub of_threads: BTreeMap<u64, u64>,
     pub limits: BTreeMap<u32, usize>,
@@ -321,6 +323,7 @@ impl State {
             flags,
             sticky: None,
             legacy: 0,
+            heirs: [0, 0],
             of_threads: BTreeMap::new(),
             limits: BTreeMap::from(LIMITS),
             stack_bytes: None,
@@ -328,8 +331,9 @@ impl State {
             shared_config: 0,
         });
         let legacy = self.new_stream(handle, 0, 0, true);
+        let heirs = [0, abi::stream_flag::NON_BLOCKING].map(|flags| self.new_stream(handle, flags, 0, true));
         if let Some(context) = self.contexts.get_mut(handle) {
-            context.legacy = legacy;
+            (context.legacy, context.heirs) = (legacy, heirs);
         }
         handle
     }

@@ -117,3 +117,44 @@ fn host_functions_are_not_called_after_an_error_but_callbacks_are() {
 fn function_of(ptx: &str, name: &str) -> sys::CUfunction {
     function(module(ptx), name)
 }
+
+/// Whoever waits for the context has waited for its destroyed streams, of either kind.
+#[test]
+fn waiting_for_the_context_waits_for_destroyed_streams() {
+    for seed in (0..8).map(|seed: u32| seed.to_string()) {
+        for flags in [0, 1] {
+            let session = session(&[("SEED", &seed)]);
+            let add = function_of(KERNELS, "add");
+            let x = alloc(4000);
+            put(x, &[1u32; 1000]);
+            let (mut s, mut other) = (null_mut(), null_mut());
+            ok(unsafe { sys::cuStreamCreate(&mut s, flags) });
+            ok(launch(add, 4, 256, s, &[&x, &1000u32, &2u32]));
+            ok(unsafe { sys::cuStreamDestroy_v2(s) });
+            ok(unsafe { sys::cuCtxSynchronize() });
+            ok(unsafe { sys::cuStreamCreate(&mut other, 1) });
+            ok(launch(add, 4, 256, other, &[&x, &1000u32, &2u32]));
+            ok(unsafe { sys::cuStreamSynchronize(other) });
+            assert_eq!(get::<u32>(x, 1000), [5; 1000], "seed {seed}: {:?}", session.faults());
+        }
+    }
+}
+
+/// To destroy a stream orders nothing but the legacy stream's next behind its work.
+#[test]
+fn a_destroyed_stream_does_not_order_the_others() {
+    for (seed, legacy) in (0..8).flat_map(|seed: u32| [(seed.to_string(), false), (seed.to_string(), true)]) {
+        let session = session(&[("SEED", &seed)]);
+        let add = function_of(KERNELS, "add");
+        let x = alloc(4000);
+        put(x, &[1u32; 1000]);
+        let (mut a, mut b) = (null_mut(), null_mut());
+        ok(unsafe { sys::cuStreamCreate(&mut a, 0) });
+        ok(unsafe { sys::cuStreamCreate(&mut b, 0) });
+        ok(launch(add, 4, 256, a, &[&x, &1000u32, &2u32]));
+        ok(unsafe { sys::cuStreamDestroy_v2(a) });
+        _ = launch(add, 4, 256, if legacy { null_mut() } else { b }, &[&x, &1000u32, &2u32]);
+        let waited = unsafe { sys::cuCtxSynchronize() };
+        assert_eq!(waited == CUDA_SUCCESS, legacy, "seed {seed}: {:?}", session.faults());
+    }
+}

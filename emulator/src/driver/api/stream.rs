@@ -2,7 +2,6 @@
 
 use crate::driver::abi::{capture_mode, capture_status, stream_flag};
 use crate::driver::raw::{In, Out};
-use crate::driver::work::Work;
 use crate::driver::{Answer, CAPTURE_MODE, Call, Refusal, codes};
 use std::ffi::{c_int, c_uint};
 
@@ -26,19 +25,9 @@ api! {
                 _ => call.drop_capture(id),
             }
         }
-        // Its work goes on without it, and the legacy stream's next still comes after it.
         let removed = call.streams.remove(stream);
-        if let Some((tail, flags)) = removed.and_then(|s| Some((s.tail?, s.flags)))
-            && flags & stream_flag::NON_BLOCKING == 0
-        {
-            let legacy = call.context(context)?.legacy;
-            let mut waits = call.predecessors(legacy)?;
-            waits.push(tail);
-            let record = call.add(context, Work::Nothing, waits)?;
-            if let Some(legacy) = call.streams.get_mut(legacy) {
-                legacy.tail = Some(record);
-            }
-            call.drift();
+        if let Some((tail, flags)) = removed.and_then(|s| Some((s.tail?, s.flags))) {
+            call.inherit(context, flags, tail)?;
         }
         call.finish(context)
     }
