@@ -154,10 +154,16 @@ impl Call {
     /// Runs work until this operation is done. What it was ordered after is then ordered before whatever the host asks
     /// for next.
     pub fn wait(&mut self, record: &Record) -> Answer {
+        // The host function first, also if the operation is done: or what comes next would depend on how long it takes.
+        while self.held && self.host_function_runs() {
+            self.doze();
+        }
+        self.held = false;
         loop {
             if let Some(done) = record.done() {
                 let known = done.known.clone();
                 self.known.join(&known);
+                self.held &= self.calling > 0;
                 return Ok(());
             }
             if !self.step() {
@@ -208,8 +214,11 @@ impl Call {
 
     /// Whether an operation is done. Asking lets some work run, so that asking in a loop ends.
     pub fn ask(&mut self, record: &Record) -> bool {
-        if record.done().is_none() && self.random.below(2) == 0 {
-            self.step();
+        if !self.held || !self.host_function_runs() {
+            self.held = false;
+            if record.done().is_none() && self.random.below(2) == 0 {
+                self.step();
+            }
         }
         match record.done() {
             Some(done) => {

@@ -58,8 +58,7 @@ impl State {
         }
         let Some(object) = self.objects.remove(handle) else { return Ok(()) };
         if object.used_by.is_empty() || self.context(object.context).is_err() {
-            self.calls.push((0, object.destroy, codes::SUCCESS));
-            self.calling += 1;
+            self.hand_over(0, object.destroy, codes::SUCCESS);
             return Ok(());
         }
         self.add(object.context, Work::Call(object.destroy), object.used_by)?;

@@ -1,10 +1,11 @@
 //! Running work: which operation next, and what it does.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::abi::stream_flag::NON_BLOCKING;
 use super::order::{Known, Pending, Record};
-use super::raw::{self, Calls};
+use super::raw::{self, Callback, Calls};
 use super::state::State;
 use super::work::{Copy, End, Fill, Launch, Work};
 use super::{Answer, Refusal, codes};
@@ -87,13 +88,17 @@ impl State {
             while self.step() {}
             return;
         }
+        // Whether a host function has returned is nothing that the order may depend on.
+        if self.held && (self.calling > 0 || self.pending.len() <= MANY) {
+            return;
+        }
         while (self.pending.len() > MANY || self.random.below(3) == 0) && self.step() {}
     }
 
     /// Runs one operation that may run, if there is one. Host functions are handed to the thread that calls them.
     pub fn step(&mut self) -> bool {
         let seeded = self.settings.options.seed != 0;
-        if seeded && self.calling > 0 {
+        if seeded && self.host_function_runs() {
             // Whatever the function does comes before the rest: so the order depends on the seed alone.
             return false;
         }
@@ -116,8 +121,7 @@ impl State {
             && !(dead && callback.calls == Calls::Function)
         {
             self.pending[position].running = true;
-            self.calls.push((self.pending[position].number, callback, status));
-            self.calling += 1;
+            self.hand_over(self.pending[position].number, callback, status);
             return true;
         }
         let mut operation = self.pending.remove(position);
@@ -132,6 +136,19 @@ impl State {
             self.poison(operation.context, failure);
         }
         true
+    }
+
+    /// Has a host function called.
+    pub fn hand_over(&mut self, number: u64, callback: Callback, status: u32) {
+        self.calls.push((number, callback, status));
+        self.calling += 1;
+        self.held = self.settings.options.seed != 0;
+        self.handed = Instant::now();
+    }
+
+    /// Whether a host function is being called that may soon return. One that takes longer may wait for other work.
+    pub fn host_function_runs(&self) -> bool {
+        self.calling > 0 && self.handed.elapsed().as_millis() < u128::from(self.settings.idle)
     }
 
     /// A host function has returned.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::capture::Capture;
 use super::config::Settings;
@@ -158,6 +159,10 @@ pub(crate) struct State {
     /// Host functions that wait to be called or are being called.
     pub calls: Vec<(u64, raw::Callback, u32)>,
     pub calling: usize,
+    /// With a seed: a host function was handed over, and nobody has waited or asked since it returned.
+    pub held: bool,
+    /// When the last one was handed over.
+    pub handed: Instant,
     /// Which settings these are the state of: a host function may return to a later one.
     pub generation: u64,
     /// What the host has waited for.
@@ -197,6 +202,8 @@ impl State {
             operations: 0,
             calls: Vec::new(),
             calling: 0,
+            held: false,
+            handed: Instant::now(),
             generation: 0,
             known: Known::default(),
             random,

@@ -72,8 +72,11 @@ fn settings_may_change_while_a_host_function_runs() {
         ok(unsafe { sys::cuLaunchHostFunc(null_mut(), Some(slow), null_mut()) });
         // By now it runs.
         std::thread::sleep(Duration::from_millis(50));
-        drop(first);
-        let _second = session(&[("SEED", seed)]);
+        first.emulator.configure(&[("QUIET", "1"), ("SEED", seed)]).unwrap();
+        ok(unsafe { sys::cuInit(0) });
+        let mut context = null_mut();
+        ok(unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, 0) });
+        ok(unsafe { sys::cuCtxSetCurrent(context) });
         let stream = stream();
         for _ in 0..3 {
             ok(unsafe { sys::cuLaunchHostFunc(stream, Some(quick), null_mut()) });
@@ -156,5 +159,63 @@ fn a_destroyed_stream_does_not_order_the_others() {
         _ = launch(add, 4, 256, if legacy { null_mut() } else { b }, &[&x, &1000u32, &2u32]);
         let waited = unsafe { sys::cuCtxSynchronize() };
         assert_eq!(waited == CUDA_SUCCESS, legacy, "seed {seed}: {:?}", session.faults());
+    }
+}
+
+/// The same seed gives the same order, however long host functions take.
+#[test]
+fn orders_do_not_depend_on_how_long_host_functions_take() {
+    struct Note {
+        number: u32,
+        pause: u64,
+        list: *const std::sync::Mutex<Vec<u32>>,
+    }
+    extern "C" fn note(data: *mut c_void) {
+        let note = unsafe { &*data.cast::<Note>() };
+        std::thread::sleep(Duration::from_micros(note.pause));
+        unsafe { &*note.list }.lock().unwrap().push(note.number);
+    }
+    let run = |seed: u32, pause: u64, between: u64| {
+        let _session = session(&[("SEED", &seed.to_string()), ("IDLE_MS", "10000")]);
+        let list = std::sync::Mutex::new(Vec::new());
+        let streams = [stream(), stream(), stream()];
+        let notes: Vec<Note> = (0..24).map(|number| Note { number, pause, list: &raw const list }).collect();
+        for (index, note_of) in notes.iter().enumerate() {
+            let data = std::ptr::from_ref(note_of).cast_mut().cast();
+            ok(unsafe { sys::cuLaunchHostFunc(streams[index % 3], Some(note), data) });
+            std::thread::sleep(Duration::from_micros(between));
+        }
+        ok(unsafe { sys::cuCtxSynchronize() });
+        list.into_inner().unwrap()
+    };
+    let mut orders = std::collections::BTreeSet::new();
+    for seed in 1..=6 {
+        let order = run(seed, 0, 2000);
+        assert_eq!(run(seed, 3000, 0), order, "seed {seed}");
+        assert_eq!(run(seed, 500, 300), order, "seed {seed}");
+        orders.insert(order);
+    }
+    assert!(orders.len() > 3, "{orders:?}");
+}
+
+/// One that takes long may wait for what other streams do, as on a card.
+#[test]
+fn a_host_function_may_wait_for_another_stream() {
+    static GO: AtomicBool = AtomicBool::new(false);
+    extern "C" fn slow(_: *mut c_void) {
+        while !GO.load(SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    for seed in (0..8).map(|seed: u32| seed.to_string()) {
+        GO.store(false, SeqCst);
+        let _session = session(&[("SEED", &seed), ("IDLE_MS", "20")]);
+        let (x, a, b) = (alloc(4), stream(), stream());
+        ok(unsafe { sys::cuLaunchHostFunc(a, Some(slow), null_mut()) });
+        ok(unsafe { sys::cuMemsetD32Async(x, 7, 1, b) });
+        ok(unsafe { sys::cuStreamSynchronize(b) });
+        GO.store(true, SeqCst);
+        ok(unsafe { sys::cuStreamSynchronize(a) });
+        assert_eq!(get::<u32>(x, 1), [7]);
     }
 }
