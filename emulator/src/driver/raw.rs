@@ -29,6 +29,11 @@ impl<T> Out<T> {
         self.0.is_null()
     }
 
+    /// Refuses null before anything is made that could not be told.
+    pub fn given(self) -> Answer {
+        if self.0.is_null() { Err(codes::INVALID_VALUE.into()) } else { Ok(()) }
+    }
+
     /// Writes; null is an invalid value.
     pub fn set(self, value: T) -> Answer {
         if self.0.is_null() {

@@ -326,6 +326,9 @@ impl State {
         let launch = self.begin_transfer(fill.device, &label, known);
         let pattern = &fill.pattern[..fill.element];
         let row = fill.width * fill.element;
+        if row == 0 || fill.rows == 0 {
+            return Ok(());
+        }
         self.journal.filled((row * fill.rows) as u64);
         let dense = fill.rows <= 1 || fill.pitch == row;
         let rows = if dense {

@@ -392,8 +392,15 @@ impl State {
         let modules: Vec<u64> =
             self.modules.iter().filter(|(_, m)| m.context == handle).map(|(module, _)| module).collect();
         modules.into_iter().for_each(|module| self.unload(module));
-        self.graphs.retain(|_, graph| graph.context != handle);
-        self.execs.retain(|_, exec| exec.context != handle);
+        let graphs: Vec<u64> =
+            self.graphs.iter().filter(|(_, g)| g.context == handle).map(|(graph, _)| graph).collect();
+        graphs.into_iter().for_each(|graph| _ = self.destroy_graph(graph));
+        let execs: Vec<u64> =
+            self.execs.iter().filter(|(_, e)| e.context == handle).map(|(exec, _)| exec).collect();
+        for exec in execs {
+            let Some(exec) = self.execs.remove(exec) else { continue };
+            self.release_all(exec.objects, exec.last.as_ref());
+        }
         let blocks: Vec<u64> =
             self.blocks.iter().filter(|(_, b)| b.context == handle).map(|(&base, _)| base).collect();
         for base in blocks {

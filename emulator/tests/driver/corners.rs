@@ -219,3 +219,158 @@ fn a_host_function_may_wait_for_another_stream() {
         assert_eq!(get::<u32>(x, 1), [7]);
     }
 }
+
+fn memset_node(
+    graph: sys::CUgraph,
+    node: *mut sys::CUgraphNode,
+    x: u64,
+    width: usize,
+    height: usize,
+) -> sys::CUresult {
+    let params =
+        sys::CUDA_MEMSET_NODE_PARAMS_st { dst: x, pitch: 4, value: 7, elementSize: 1, width, height };
+    let mut context = null_mut();
+    ok(unsafe { sys::cuCtxGetCurrent(&mut context) });
+    unsafe { sys::cuGraphAddMemsetNode(node, graph, std::ptr::null(), 0, &params, context) }
+}
+
+#[test]
+fn a_memset_of_no_bytes_takes_no_memory_however_many_rows_it_has() {
+    let _session = session(&[]);
+    let (x, mut graph, mut exec, mut node) = (alloc(64), null_mut(), null_mut(), null_mut());
+    ok(unsafe { sys::cuGraphCreate(&mut graph, 0) });
+    ok(memset_node(graph, &mut node, x, 0, 1 << 44));
+    ok(unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0) });
+    ok(unsafe { sys::cuGraphLaunch(exec, null_mut()) });
+    ok(unsafe { sys::cuCtxSynchronize() });
+}
+
+/// What nobody could name is not made.
+#[test]
+fn without_a_place_for_its_handle_nothing_is_added_to_a_graph() {
+    let session = session(&[]);
+    let (x, mut graph) = (alloc(64), null_mut());
+    ok(unsafe { sys::cuGraphCreate(&mut graph, 0) });
+    fails(memset_node(graph, null_mut(), x, 1, 1), CUDA_ERROR_INVALID_VALUE);
+    let mut count = 9;
+    ok(unsafe { sys::cuGraphGetNodes(graph, null_mut(), &mut count) });
+    assert_eq!(count, 0);
+    fails(unsafe { sys::cuGraphClone(null_mut(), graph) }, CUDA_ERROR_INVALID_VALUE);
+    assert_eq!(session.report()["living"]["graphs"], 1);
+}
+
+/// Attributes that are not there are refused, whatever the pointer: how much to write for them nobody can say.
+#[test]
+fn unknown_attributes_of_unknown_pointers_are_not_written() {
+    let _session = session(&[]);
+    let mut room = [0x55u8; 16];
+    for address in [alloc(4), 64] {
+        let mut attributes = [sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_ACCESS_FLAGS];
+        let mut to = [room.as_mut_ptr().cast::<c_void>()];
+        let asked =
+            unsafe { sys::cuPointerGetAttributes(1, attributes.as_mut_ptr(), to.as_mut_ptr(), address) };
+        fails(asked, CUDA_ERROR_NOT_SUPPORTED);
+        assert_eq!(room, [0x55; 16]);
+    }
+}
+
+/// A bit beyond its allocation is nowhere.
+#[test]
+fn flips_beyond_their_allocation_do_nothing() {
+    let _session = session(&[("FLIPS", "0+18446744073709551615.0@5, 0+64.1@5")]);
+    let (x, y) = (alloc(8), alloc(8));
+    put(x, &[1u64]);
+    put(y, &[1u64]);
+    assert_eq!((get::<u64>(x, 1), get::<u64>(y, 1)), (vec![1], vec![1]));
+}
+
+#[test]
+fn the_end_of_a_context_ends_its_graphs_and_tells_their_objects() {
+    static GONE: AtomicU32 = AtomicU32::new(0);
+    extern "C" fn gone(_: *mut c_void) {
+        GONE.fetch_add(1, SeqCst);
+    }
+    let session = session(&[]);
+    let (mut context, mut primary) = (null_mut(), null_mut());
+    ok(unsafe { sys::cuCtxGetCurrent(&mut primary) });
+    ok(unsafe { sys::cuCtxCreate_v2(&mut context, 0, 0) });
+    let (mut graph, mut exec, mut object) = (null_mut(), null_mut(), null_mut());
+    ok(unsafe { sys::cuGraphCreate(&mut graph, 0) });
+    ok(unsafe { sys::cuUserObjectCreate(&mut object, null_mut(), Some(gone), 1, 1) });
+    ok(unsafe { sys::cuGraphRetainUserObject(graph, object, 1, 1) });
+    ok(unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0) });
+    ok(unsafe { sys::cuCtxDestroy_v2(context) });
+    let start = std::time::Instant::now();
+    while GONE.load(SeqCst) == 0 && start.elapsed().as_secs() < 5 {
+        std::thread::yield_now();
+    }
+    assert_eq!(GONE.load(SeqCst), 1);
+    assert_eq!(session.report()["living"]["graphs"], 0);
+}
+
+/// Any context may copy from pinned memory: it is freed when all have done so.
+#[test]
+fn pinned_memory_is_freed_after_the_copies_of_all_contexts() {
+    for seed in (1..12).map(|seed: u32| seed.to_string()) {
+        let _session = session(&[("SEED", &seed), ("IDLE_MS", "10000")]);
+        let (mut primary, mut other, mut pinned) = (null_mut(), null_mut(), null_mut::<c_void>());
+        ok(unsafe { sys::cuCtxGetCurrent(&mut primary) });
+        ok(unsafe { sys::cuMemHostAlloc(&mut pinned, 1 << 20, 1) });
+        unsafe { pinned.cast::<u8>().write_bytes(7, 1 << 20) };
+        ok(unsafe { sys::cuCtxCreate_v2(&mut other, 0, 0) });
+        let (x, s) = (alloc(1 << 20), stream());
+        ok(unsafe { sys::cuMemcpyHtoDAsync_v2(x, pinned, 1 << 20, s) });
+        ok(unsafe { sys::cuMemFreeHost(pinned) });
+        ok(unsafe { sys::cuCtxSynchronize() });
+        assert_eq!(get::<u8>(x, 1 << 20), vec![7; 1 << 20], "seed {seed}");
+    }
+}
+
+/// Kernels stay on their device, also when all of a graph is updated.
+#[test]
+fn a_graph_of_another_device_cannot_take_an_executable_ones_place() {
+    let _session = session(&[("DEVICES", "2")]);
+    let kernel_graph = || {
+        let (add, x, mut graph) = (function_of(KERNELS, "add"), alloc(4), null_mut());
+        put(x, &[1u32]);
+        let s = stream();
+        ok(unsafe {
+            sys::cuStreamBeginCapture_v2(s, sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_RELAXED)
+        });
+        ok(launch(add, 1, 1, s, &[&x, &1u32, &1u32]));
+        ok(unsafe { sys::cuStreamEndCapture(s, &mut graph) });
+        graph
+    };
+    let (mut exec, mut other) = (null_mut(), null_mut());
+    ok(unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, kernel_graph(), 0) });
+    ok(unsafe { sys::cuCtxCreate_v2(&mut other, 0, 1) });
+    let mut info = unsafe { std::mem::zeroed::<sys::CUgraphExecUpdateResultInfo>() };
+    fails(unsafe { sys::cuGraphExecUpdate_v2(exec, kernel_graph(), &mut info) }, CUDA_ERROR_NOT_SUPPORTED);
+    assert_eq!(info.result, sys::CUgraphExecUpdateResult_enum::CU_GRAPH_EXEC_UPDATE_ERROR_NOT_SUPPORTED);
+    ok(unsafe { sys::cuCtxDestroy_v2(other) });
+}
+
+#[test]
+fn options_of_libraries_from_files_are_looked_at_too() {
+    let _session = session(&[]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), KERNELS).unwrap();
+    let path = std::ffi::CString::new(file.path().to_str().unwrap()).unwrap();
+    let mut option = sys::CUlibraryOption::CU_LIBRARY_HOST_UNIVERSAL_FUNCTION_AND_DATA_TABLE;
+    let mut library = null_mut();
+    let mut load = |count| unsafe {
+        let (none, values) = (null_mut(), null_mut());
+        sys::cuLibraryLoadFromFile(
+            &mut library,
+            path.as_ptr(),
+            none,
+            values,
+            0,
+            &mut option,
+            null_mut(),
+            count,
+        )
+    };
+    fails(load(1), CUDA_ERROR_NOT_SUPPORTED);
+    ok(load(0));
+}

@@ -199,6 +199,7 @@ pub(crate) mod update_result {
     pub const ERROR_TOPOLOGY_CHANGED: u32 = 2;
     pub const ERROR_NODE_TYPE_CHANGED: u32 = 3;
     pub const ERROR_PARAMETERS_CHANGED: u32 = 5;
+    pub const ERROR_NOT_SUPPORTED: u32 = 6;
 }
 
 /// Flags of `cuGetProcAddress`.

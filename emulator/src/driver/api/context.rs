@@ -41,8 +41,7 @@ api! {
         if call.context(context)?.primary {
             return Err(Refusal::new(codes::INVALID_CONTEXT, "primary contexts are released, not destroyed"));
         }
-        _ = call.wait_for_context(context);
-        call.destroy_context(context);
+        call.end_context(context);
         current(|stack| {
             if stack.last() == Some(&context) {
                 stack.pop();

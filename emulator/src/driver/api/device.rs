@@ -111,8 +111,7 @@ api! {
         if found.retained == 0
             && let Some(handle) = found.primary
         {
-            _ = call.wait_for_context(handle);
-            call.destroy_context(handle);
+            call.end_context(handle);
         }
         Ok(())
     }
@@ -120,8 +119,7 @@ api! {
     fn cuDevicePrimaryCtxReset_v2(device: c_int) Init |call| {
         // What is retained stays so: the next call makes the context anew.
         if let Some(handle) = call.device(device)?.primary {
-            _ = call.wait_for_context(handle);
-            call.destroy_context(handle);
+            call.end_context(handle);
         }
         Ok(())
     }

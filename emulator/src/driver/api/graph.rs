@@ -31,6 +31,7 @@ api! {
     }
 
     fn cuGraphClone(clone: Out<u64>, graph: u64) Init |call| {
+        clone.given()?;
         let Graph { context, nodes, objects, .. } = call.graph(graph)?.clone();
         let handle = call.new_graph(context, nodes);
         call.retain_all(&objects);
@@ -310,6 +311,7 @@ api! {
 }
 
 fn add(call: &mut Call, node: Out<u64>, graph: u64, after: In<u64>, count: usize, task: Task) -> Answer {
+    node.given()?;
     let after = if count == 0 { Vec::new() } else { after.list(count)? };
     let handle = call.add_node(graph, &after, task)?;
     node.set(handle)
@@ -405,6 +407,9 @@ fn update(call: &mut Call, exec: u64, graph: u64) -> (Answer, CUgraphExecUpdateR
         };
         let refusal = Refusal::new(codes::GRAPH_EXEC_UPDATE_FAILURE, format!("{text} cannot be changed"));
         return (Err(refusal), info);
+    }
+    if let Err(refusal) = new.nodes.iter().try_for_each(|node| call.fits(old.context, &node.task)) {
+        return (Err(refusal), info(update_result::ERROR_NOT_SUPPORTED));
     }
     let nodes = new.nodes.clone();
     if let Some(exec) = call.execs.get_mut(exec) {

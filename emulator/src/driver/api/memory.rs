@@ -10,7 +10,7 @@ use std::ffi::c_uint;
 api! {
     fn cuMemAlloc_v2(address: Out<u64>, bytes: usize) Context |call| {
         call.capture_allows()?;
-        given(address)?;
+        address.given()?;
         address.set(allocate(call, bytes, None)?)
     }
 
@@ -44,7 +44,7 @@ api! {
     }
 
     fn cuMemAllocAsync(address: Out<u64>, bytes: usize, stream: u64) Context |call| {
-        given(address)?;
+        address.given()?;
         let stream = allocating_stream(call, stream)?;
         let device = device_of_stream(call, stream)?;
         let pool = call.devices[device].pool;
@@ -52,7 +52,7 @@ api! {
     }
 
     fn cuMemAllocFromPoolAsync(address: Out<u64>, bytes: usize, pool: u64, stream: u64) Context |call| {
-        given(address)?;
+        address.given()?;
         allocating_stream(call, stream)?;
         if call.pools.get(pool).is_none() {
             return Err(codes::INVALID_VALUE.into());
@@ -123,6 +123,7 @@ api! {
         call.capture_allows()?;
         // Copies that are under way must not find it gone.
         _ = call.wait_for_context(pinned.context);
+        call.wait_for_pinned(|at, _| at == address);
         call.unpin(address);
         call.finish(pinned.context)
     }
@@ -150,6 +151,7 @@ api! {
         };
         call.capture_allows()?;
         _ = call.wait_for_context(pinned.context);
+        call.wait_for_pinned(|at, _| at == address);
         call.unpin(address);
         call.finish(pinned.context)
     }
@@ -216,11 +218,6 @@ pub(super) fn device_end(call: &Call, address: u64, bytes: usize) -> Answer<End>
             Err(Refusal::new(codes::INVALID_VALUE, text))
         }
     }
-}
-
-/// Refuses to allocate what could not be told.
-fn given(address: Out<u64>) -> Answer {
-    if address.is_null() { Err(codes::INVALID_VALUE.into()) } else { Ok(()) }
 }
 
 fn allocate(call: &mut Call, bytes: usize, pool: Option<u64>) -> Answer<u64> {
@@ -318,10 +315,7 @@ fn pointer_attribute(call: &Call, data: usize, attribute: u32, address: u64) -> 
         a::RANGE_SIZE | a::MAPPING_SIZE => size,
         a::MAPPED => u64::from(device.is_some()),
         a::MEMPOOL_HANDLE => block.and_then(|(_, block)| block.pool).unwrap_or(0),
-        _ => {
-            let text = format!("pointer attribute {attribute}");
-            return Err(Refusal::new(codes::NOT_SUPPORTED, text));
-        }
+        _ => return Err(unknown_attribute(attribute)),
     };
     put(data, attribute, value)?;
     Ok(true)
@@ -331,6 +325,10 @@ fn zero(data: usize, attribute: u32) -> Answer {
     // The device of nothing is -2, the rest 0.
     let none = if attribute == abi::pointer_attribute::DEVICE_ORDINAL { -2i64 as u64 } else { 0 };
     put(data, attribute, none)
+}
+
+fn unknown_attribute(attribute: u32) -> Refusal {
+    Refusal::new(codes::NOT_SUPPORTED, format!("pointer attribute {attribute}"))
 }
 
 /// Handles, addresses and sizes have 8 bytes, enumerations 4; of flags, which the manual gives no size, the first is
@@ -344,7 +342,16 @@ fn put(data: usize, attribute: u32, value: u64) -> Answer {
     let width = match attribute {
         a::MEMORY_TYPE | a::DEVICE_ORDINAL | a::SYNC_MEMOPS => 4,
         a::IS_MANAGED | a::MAPPED | a::IS_LEGACY_CUDA_IPC_CAPABLE | a::IS_GPU_DIRECT_RDMA_CAPABLE => 1,
-        _ => 8,
+        a::CONTEXT
+        | a::DEVICE_POINTER
+        | a::HOST_POINTER
+        | a::BUFFER_ID
+        | a::RANGE_START_ADDR
+        | a::RANGE_SIZE
+        | a::MEMPOOL_HANDLE
+        | a::MAPPING_SIZE
+        | a::MAPPING_BASE_ADDR => 8,
+        _ => return Err(unknown_attribute(attribute)),
     };
     crate::driver::raw::write_host(data, &bytes[..width]);
     Ok(())

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 api! {
     fn cuModuleLoad(module: Out<u64>, file: Text) Context |call| {
-        given(module)?;
+        module.given()?;
         let path = file.get()?;
         let bytes = std::fs::read(&path)
             .map_err(|e| Refusal::new(codes::FILE_NOT_FOUND, format!("{path}: {e}")))?;
@@ -22,7 +22,7 @@ api! {
     }
 
     fn cuModuleLoadData(module: Out<u64>, data: usize) Context |call| {
-        given(module)?;
+        module.given()?;
         let handle = load_image(call, &image(data)?, false)?;
         module.set(handle)
     }
@@ -34,7 +34,7 @@ api! {
         options: In<u32>,
         values: Out<usize>,
     ) Context |call| {
-        given(module)?;
+        module.given()?;
         let log = Log::of(count, options, values)?;
         let loaded = load_image(call, &image(data)?, false);
         log.write(loaded.as_ref().err())?;
@@ -81,12 +81,8 @@ api! {
         _library_values: In<usize>,
         library_count: c_uint,
     ) Context |call| {
-        given(library)?;
-        for index in 0..library_count as usize {
-            if library_options.at(index)? != crate::driver::abi::library_option::BINARY_IS_PRESERVED {
-                return Err(Refusal::new(codes::NOT_SUPPORTED, "host function tables of libraries"));
-            }
-        }
+        library.given()?;
+        known_options(library_options, library_count)?;
         let log = Log::of(count, options, values)?;
         let loaded = load_image(call, &image(data)?, true);
         log.write(loaded.as_ref().err())?;
@@ -99,11 +95,12 @@ api! {
         options: In<u32>,
         values: Out<usize>,
         count: c_uint,
-        _library_options: In<u32>,
+        library_options: In<u32>,
         _library_values: In<usize>,
-        _library_count: c_uint,
+        library_count: c_uint,
     ) Context |call| {
-        given(library)?;
+        library.given()?;
+        known_options(library_options, library_count)?;
         let path = file.get()?;
         let bytes = std::fs::read(&path)
             .map_err(|e| Refusal::new(codes::FILE_NOT_FOUND, format!("{path}: {e}")))?;
@@ -151,9 +148,14 @@ api! {
     }
 }
 
-/// Refuses to load what could not be told.
-fn given(handle: Out<u64>) -> Answer {
-    if handle.is_null() { Err(codes::INVALID_VALUE.into()) } else { Ok(()) }
+/// Refuses options of libraries that mean something.
+fn known_options(options: In<u32>, count: c_uint) -> Answer {
+    for index in 0..count as usize {
+        if options.at(index)? != crate::driver::abi::library_option::BINARY_IS_PRESERVED {
+            return Err(Refusal::new(codes::NOT_SUPPORTED, "host function tables of libraries"));
+        }
+    }
+    Ok(())
 }
 
 /// Where a caller wants to read what went wrong.
