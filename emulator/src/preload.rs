@@ -146,7 +146,15 @@ impl Emulator {
     pub fn configure(&self, settings: &[(&str, &str)]) -> Result<(), Error> {
         let lines: String = settings.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
         let function = self.symbol::<extern "C" fn(*const c_char) -> u32>(c"orthant_emulator_configure")?;
-        let text = CString::new(lines.as_str()).unwrap_or_default();
+        let refused = || Error::Refused {
+            what: "settings".into(),
+            code: 1,
+            reason: "a name or value of several lines, or with a NUL".into(),
+        };
+        if lines.lines().count() != settings.len() {
+            return Err(refused());
+        }
+        let text = CString::new(lines.as_str()).map_err(|_| refused())?;
         self.answer("settings", function(text.as_ptr()))
     }
 

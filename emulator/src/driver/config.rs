@@ -15,6 +15,8 @@ pub const NEWEST: u32 = 13_050;
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub card: Card,
+    /// Bytes of device memory, if they were set by themselves: whatever the card has.
+    pub memory: Option<u64>,
     pub devices: usize,
     pub options: Options,
     /// CUDA version of the driver, as `cuDriverGetVersion` gives it.
@@ -36,6 +38,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             card: Card::sm_80(),
+            memory: None,
             devices: 1,
             options: Options::default(),
             driver: NEWEST,
@@ -106,6 +109,7 @@ impl Settings {
                     Some("sm_90a" | "sm_90") => Card::sm_90a(),
                     _ => return Err(wrong("it begins with sm_80 or sm_90a")),
                 };
+                self.card.memory_bytes = self.memory.unwrap_or(self.card.memory_bytes);
                 for part in parts {
                     let Some((field, Some(amount))) = part.split_once('=').map(|(f, v)| (f, bytes(v))) else {
                         return Err(wrong("changes are FIELD=NUMBER"));
@@ -132,7 +136,9 @@ impl Settings {
                 _ => return Err(wrong("a number from 1 to 4")),
             },
             "MEMORY" => match bytes(value) {
-                Some(bytes) if bytes > 0 => self.card.memory_bytes = bytes,
+                Some(bytes) if bytes > 0 => {
+                    (self.card.memory_bytes, self.memory) = (bytes, Some(bytes));
+                }
                 _ => return Err(wrong("a number of bytes, with K, M or G")),
             },
             "SEED" => self.options.seed = number(value).ok_or_else(|| wrong("a number"))?,

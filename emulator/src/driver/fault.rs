@@ -1,5 +1,6 @@
 //! Faults to order: calls that fail, bits that flip.
 
+use super::api::EXPORTS;
 use super::codes;
 
 /// Which calls are to fail.
@@ -28,14 +29,18 @@ impl Plan {
                 Some((name.trim(), nth, codes::by_name(code.trim())?))
             });
             let (name, nth, code) = rule.ok_or_else(|| format!("`{part}` is not NAME#N=CODE"))?;
-            plan.add(name, nth, code);
+            plan.add(name, nth, code)?;
         }
         Ok(plan)
     }
 
     /// The `nth` call of `name` from now on will fail.
-    pub fn add(&mut self, name: &str, nth: u64, code: u32) {
+    pub fn add(&mut self, name: &str, nth: u64, code: u32) -> Result<(), String> {
+        if name != "*" && !EXPORTS.contains_key(name) {
+            return Err(format!("the driver has no function `{name}`"));
+        }
         self.rules.push(Rule { name: name.into(), left: nth, code });
+        Ok(())
     }
 
     /// Counts a call; the code it must fail with, if it must.

@@ -374,3 +374,26 @@ fn options_of_libraries_from_files_are_looked_at_too() {
     fails(load(1), CUDA_ERROR_NOT_SUPPORTED);
     ok(load(0));
 }
+
+#[test]
+fn the_order_of_settings_does_not_matter() {
+    for settings in [[("CARD", "sm_90a"), ("MEMORY", "1M")], [("MEMORY", "1M"), ("CARD", "sm_90a")]] {
+        let _session = session(&settings);
+        let mut bytes = 0;
+        ok(unsafe { sys::cuDeviceTotalMem_v2(&mut bytes, 0) });
+        assert_eq!(bytes, 1 << 20);
+    }
+}
+
+#[test]
+fn faults_of_calls_that_do_not_exist_are_refused() {
+    let session = session(&[]);
+    assert!(session.emulator.inject("cuMemAllok", 1, 2).is_err());
+    assert!(session.emulator.configure(&[("FAULTS", "cuMemAllok#1=2")]).is_err());
+    assert!(session.emulator.configure(&[("SEED", "1\0")]).is_err());
+    session.emulator.inject("cuMemAlloc_v2", 1, 2).unwrap();
+    session.emulator.inject("*", 1, 2).unwrap();
+    // The emulator's own functions are not meant.
+    session.emulator.forget_faults().unwrap();
+    alloc(4);
+}

@@ -41,8 +41,8 @@ pub extern "C" fn orthant_emulator_inject(name: Text, nth: u64, code: u32) -> u3
         if nth == 0 || codes::find(code).is_none() || code == codes::SUCCESS {
             return Err(Refusal::new(codes::INVALID_VALUE, "calls count from 1, and the code is an error"));
         }
-        call.settings.plan.add(&name, nth, code);
-        Ok(())
+        let added = call.settings.plan.add(&name, nth, code);
+        added.map_err(|error| Refusal::new(codes::INVALID_VALUE, error))
     })
 }
 
