@@ -184,7 +184,8 @@ impl Arguments<Stop> for Buffer<'_, '_> {
             let detail = "vprintf: the format asks for an argument, there is none";
             return Err(self.l.fault(FaultKind::OutOfBounds, self.lane, detail));
         }
-        let at = self.at.next_multiple_of(bytes as u64);
+        // At the end of all addresses there is nothing to read: the load says so.
+        let at = self.at.checked_next_multiple_of(bytes as u64).unwrap_or(self.at);
         self.at = at.wrapping_add(bytes as u64);
         self.load(at, if bytes == 8 { Width::B8 } else { Width::B4 })
     }

@@ -397,3 +397,50 @@ fn faults_of_calls_that_do_not_exist_are_refused() {
     session.emulator.forget_faults().unwrap();
     alloc(4);
 }
+
+/// What threads cannot have is refused, not tried.
+#[test]
+fn stacks_have_a_limit() {
+    let _session = session(&[]);
+    let limit = sys::CUlimit::CU_LIMIT_STACK_SIZE;
+    for bytes in [(512 << 10) + 1, 1 << 60, usize::MAX] {
+        fails(unsafe { sys::cuCtxSetLimit(limit, bytes) }, CUDA_ERROR_INVALID_VALUE);
+    }
+    ok(unsafe { sys::cuCtxSetLimit(limit, 512 << 10) });
+}
+
+#[test]
+fn printing_from_the_last_addresses_is_a_fault() {
+    let _session = session(&[]);
+    let print = function_of(
+        r#"
+.version 8.0
+.target sm_80
+.address_size 64
+.extern .func (.param .b32 result) vprintf (.param .b64 text, .param .b64 values);
+.global .align 1 .b8 text[4] = {37, 108, 100, 0};
+.visible .entry print()
+{
+    .reg .b64 %rd<4>;
+    .reg .b32 %r<2>;
+    mov.u64 %rd1, text;
+    cvta.global.u64 %rd2, %rd1;
+    mov.u64 %rd3, 0xfffffffffffffffd;
+    {
+        .param .b64 a;
+        .param .b64 b;
+        .param .b32 c;
+        st.param.b64 [a], %rd2;
+        st.param.b64 [b], %rd3;
+        call.uni (c), vprintf, (a, b);
+        ld.param.b32 %r1, [c];
+    }
+    ret;
+}
+"#,
+        "print",
+    );
+    ok(launch(print, 1, 1, null_mut(), &[]));
+    let waited = unsafe { sys::cuCtxSynchronize() };
+    assert!([CUDA_ERROR_ILLEGAL_ADDRESS, CUDA_ERROR_MISALIGNED_ADDRESS].contains(&waited), "{waited:?}");
+}

@@ -123,6 +123,9 @@ api! {
     }
 
     fn cuCtxSetLimit(limit: u32, value: usize) Context |call| {
+        if limit == abi::limit::STACK_SIZE && value > MOST_STACK {
+            return Err(Refusal::new(codes::INVALID_VALUE, format!("a thread has at most {MOST_STACK} bytes of stack")));
+        }
         let handle = call.context;
         let slot = call.contexts.get_mut(handle).and_then(|context| context.limits.get_mut(&limit));
         *slot.ok_or(Refusal::from(codes::UNSUPPORTED_LIMIT))? = value;
@@ -175,6 +178,9 @@ api! {
         Err(Refusal::new(codes::PEER_ACCESS_UNSUPPORTED, "cards reach each other's memory by copies only"))
     }
 }
+
+/// Local memory of a thread, by the table of compute capabilities.
+const MOST_STACK: usize = 512 << 10;
 
 fn create(call: &mut Call, context: Out<u64>, flags: c_uint, device: c_int) -> Answer {
     let lost = call.device(device)?.lost;
