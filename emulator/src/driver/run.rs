@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::abi::stream_flag::NON_BLOCKING;
 use super::order::{Known, Pending, Record};
 use super::raw::{self, Callback, Calls};
-use super::state::State;
+use super::state::{Block, State};
 use super::work::{Copy, End, Fill, Launch, Work};
 use super::{Answer, Refusal, codes};
 use crate::exec::{Fault, FaultKind};
@@ -127,7 +127,7 @@ impl State {
         let mut operation = self.pending.remove(position);
         let outcome = match operation.work {
             // Memory is given back whatever became of the context.
-            Work::Free(base) => self.free_now(base),
+            Work::Free(base) if dead => self.free_now(base),
             _ if dead => Ok(()),
             _ => self.run(&mut operation),
         };
@@ -186,7 +186,7 @@ impl State {
             }
             Work::Copy(copy) => self.copy(copy, &mut operation.known),
             Work::Fill(fill) => self.fill(fill, &mut operation.known),
-            Work::Free(base) => self.free_now(*base),
+            Work::Free(base) => self.free_in_order(*base, &mut operation.known),
             Work::Call(_) | Work::Nothing => Ok(()),
         }
     }
@@ -367,6 +367,16 @@ impl State {
     fn labelled(&self, device: usize, launch: u64) -> String {
         let label = self.devices[device].labels.get(launch as usize);
         label.map_or(String::new(), |label| format!("; work {launch} of the device was `{label}`"))
+    }
+
+    /// Frees a block in its stream's order. Whoever still works on it, ordered by nothing, is reported; it goes all the same.
+    fn free_in_order(&mut self, base: u64, known: &mut Known) -> Result<(), Failure> {
+        let Some(Block { device, size, .. }) = self.blocks.get(&base).copied() else { return Ok(()) };
+        let label: Arc<str> = "free".into();
+        let launch = self.begin_transfer(device, &label, known);
+        let claimed = self.devices[device].memory.claim_as(&launch, base, size as usize);
+        self.free_now(base)?;
+        claimed.map_err(|error| self.transfer_failure(device, &label, error))
     }
 
     /// Frees a block whose turn has come.

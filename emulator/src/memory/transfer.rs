@@ -350,18 +350,34 @@ impl DeviceMemory {
         let mut pages = Pages::lock(self, &wanted.collect::<Vec<_>>())?;
         for (span, flags) in spans {
             let Some(view) = &view else { break };
-            if let Err((bytes, mut kind)) = pages.admit(span, *flags, view) {
+            if let Err(found) = pages.admit(span, *flags, view) {
                 drop(pages);
-                self.locate(&mut kind);
-                let action = if *flags == WRITE { Action::Store } else { Action::Load };
-                let (launch, source) = (launch.id(), NO_SOURCE);
-                let party = Party { launch, block: 0, warp: 0, lane: 0, source, action, strong: false };
-                let (address, width) = (bytes.start, (bytes.end - bytes.start) as u32);
-                let fault = Fault { kind, party, space: Space::Global, address, width };
-                return Err(TransferError::Race(Box::new(fault)));
+                return Err(self.race(launch, *flags, found));
             }
         }
         act(&mut pages, view.as_ref());
         Ok(())
+    }
+
+    /// Whether everything that was done with a range is ordered before `launch`, as it must be before the range is freed:
+    /// refused is what a write would be. Nothing is moved, and pages that were never touched stay so.
+    pub fn claim_as(&self, launch: &Launch, address: u64, len: usize) -> Result<(), TransferError> {
+        let span = self.span(address, len)?;
+        if !self.config().checks.races || len == 0 {
+            return Ok(());
+        }
+        let clock = BlockClock::new(launch, 0);
+        let found = Pages::lock(self, &[(&span, false)])?.admit(&span, WRITE, &clock.view(0));
+        found.map_err(|found| self.race(launch, WRITE, found))
+    }
+
+    /// The report of a transfer that races. No page may be locked.
+    fn race(&self, launch: &Launch, flags: u8, (bytes, mut kind): (Range<u64>, FaultKind)) -> TransferError {
+        self.locate(&mut kind);
+        let action = if flags == WRITE { Action::Store } else { Action::Load };
+        let (launch, source) = (launch.id(), NO_SOURCE);
+        let party = Party { launch, block: 0, warp: 0, lane: 0, source, action, strong: false };
+        let (address, width) = (bytes.start, (bytes.end - bytes.start) as u32);
+        TransferError::Race(Box::new(Fault { kind, party, space: Space::Global, address, width }))
     }
 }

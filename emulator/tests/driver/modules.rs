@@ -435,3 +435,21 @@ fn a_kernel_with_too_much_shared_memory_of_its_own_is_refused() {
     assert_eq!(load(&text(&with(49_156))), Err(CUDA_ERROR_INVALID_PTX));
     assert!(session.last_error().contains("49156 bytes of shared memory"), "{}", session.last_error());
 }
+
+#[test]
+fn options_that_do_not_exist_are_refused_and_the_wall_time_is_told() {
+    let _session = session(&[]);
+    let text = std::ffi::CString::new(KERNELS).unwrap();
+    let load = sys::cuModuleLoadDataEx;
+    let mut module = std::ptr::null_mut();
+    let mut values = [std::ptr::without_provenance_mut(7); 2];
+    let wall_time = sys::CUjit_option_enum::CU_JIT_WALL_TIME;
+    let mut options = [wall_time, sys::CUjit_option_enum::CU_JIT_OPTIMIZATION_LEVEL];
+    let image = text.as_ptr().cast();
+    ok(unsafe { load(&mut module, image, 2, options.as_mut_ptr(), values.as_mut_ptr()) });
+    assert!(values[0].is_null() && !values[1].is_null());
+    type Load =
+        extern "C" fn(*mut sys::CUmodule, *const std::ffi::c_char, u32, *const u32, *mut usize) -> u32;
+    let load: Load = crate::tools::symbol("cuModuleLoadDataEx");
+    assert_eq!(load(&mut module, text.as_ptr(), 1, &99, &mut 0), 1);
+}

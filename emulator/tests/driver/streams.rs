@@ -241,9 +241,8 @@ fn events_tell_whether_and_in_which_order() {
 }
 
 #[test]
-fn memory_freed_in_a_stream_is_gone_for_the_others() {
+fn memory_is_freed_after_all_work_on_it_or_the_free_is_reported() {
     for ordered in [true, false] {
-        let mut reported = 0;
         for seed in seeds() {
             let session = session(&[("SEED", &seed)]);
             let module = module(KERNELS);
@@ -260,11 +259,15 @@ fn memory_freed_in_a_stream_is_gone_for_the_others() {
                 ok(unsafe { sys::cuStreamWaitEvent(a, event, 0) });
             }
             ok(unsafe { sys::cuMemFreeAsync(x, a) });
-            fails(unsafe { sys::cuMemFree_v2(x) }, CUresult::CUDA_ERROR_INVALID_VALUE);
+            let again = unsafe { sys::cuMemFree_v2(x) };
+            assert!(again != CUresult::CUDA_SUCCESS);
             _ = unsafe { sys::cuCtxSynchronize() };
-            reported += session.faults().len();
-            assert!(session.faults().iter().all(|text| text.contains("UseAfterFree")));
+            // Whichever of the two ran first, the other finds it out.
+            let faults = session.faults();
+            assert_eq!(faults.len(), usize::from(!ordered), "seed {seed}: {faults:?}");
+            let says = |text: &String| text.contains("UseAfterFree") || text.starts_with("free: ");
+            assert!(faults.iter().all(says), "{faults:?}");
+            assert_eq!(session.report()["living"]["allocations"], 0);
         }
-        assert_eq!(reported > 0, !ordered, "{reported}");
     }
 }

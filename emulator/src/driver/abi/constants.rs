@@ -23,12 +23,14 @@ pub(crate) mod function_attribute {
 
 /// Options of loading and linking.
 pub(crate) mod jit_option {
+    pub const WALL_TIME: u32 = 2;
     pub const INFO_LOG_BUFFER: u32 = 3;
     pub const INFO_LOG_BUFFER_SIZE_BYTES: u32 = 4;
     pub const ERROR_LOG_BUFFER: u32 = 5;
     pub const ERROR_LOG_BUFFER_SIZE_BYTES: u32 = 6;
     pub const GLOBAL_SYMBOL_NAMES: u32 = 17;
     pub const GLOBAL_SYMBOL_COUNT: u32 = 19;
+    pub const BINARY_LOADER_THREAD_COUNT: u32 = 35;
 }
 
 /// Options of loading a library.

@@ -192,8 +192,9 @@ fn any_end(call: &Call, address: u64, bytes: usize) -> Answer<End> {
 
 /// Submits a copy, and waits for it if it must be done when the call returns.
 pub(super) fn submit(call: &mut Call, stream: u64, copy: Copy, when: When) -> Answer {
-    let context = call.context;
     let stream = call.stream(stream)?;
+    // Not always the current one: a failure belongs to where the copy ran.
+    let context = call.streams.get(stream).map_or(0, |s| s.context);
     if when == When::Now {
         call.capture_allows()?;
         call.no_implicit_order(stream)?;

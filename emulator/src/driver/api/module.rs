@@ -188,7 +188,11 @@ impl Log {
                 jit_option::GLOBAL_SYMBOL_NAMES..=jit_option::GLOBAL_SYMBOL_COUNT => {
                     return Err(Refusal::new(codes::NOT_SUPPORTED, "symbols given at load"));
                 }
-                _ => {}
+                // Milliseconds, as a float: there is no compiler that takes any.
+                jit_option::WALL_TIME => values.set_at(index, 0)?,
+                // The others tune the compiler.
+                option if option <= jit_option::BINARY_LOADER_THREAD_COUNT => {}
+                option => return Err(Refusal::new(codes::INVALID_VALUE, format!("JIT option {option}"))),
             }
         }
         log.values = (count > 0).then_some(values);
