@@ -206,10 +206,8 @@ impl Emulator {
         if code == 0 {
             return Ok(());
         }
-        let report = self.report();
-        let key = "\"last_error\":\"";
-        let reason = report.find(key).map_or("", |at| &report[at + key.len()..]);
-        let reason = reason.split("\",").next().unwrap_or_default().to_string();
+        let report: serde_json::Value = serde_json::from_str(&self.report()).unwrap_or_default();
+        let reason = report["last_error"].as_str().unwrap_or_default().to_string();
         Err(Error::Refused { what: what.into(), code, reason })
     }
 }

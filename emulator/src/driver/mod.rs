@@ -12,7 +12,6 @@ mod abi;
 mod api;
 mod attributes;
 mod capture;
-
 mod codes;
 mod config;
 mod fault;
@@ -36,7 +35,7 @@ use state::{Pinned, State};
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 use work::{End, Side, Work};
@@ -86,7 +85,7 @@ struct Driver {
     /// Told when operations end and when host functions wait to be called.
     changed: Condvar,
     /// The process that it belongs to: a forked child has none of its threads.
-    process: AtomicU32,
+    process: u32,
     /// Why the environment was refused.
     refused: Option<String>,
 }
@@ -101,7 +100,7 @@ static DRIVER: LazyLock<Driver> = LazyLock::new(|| {
     Driver {
         state: Mutex::new(State::new(settings)),
         changed: Condvar::new(),
-        process: AtomicU32::new(std::process::id()),
+        process: std::process::id(),
         refused,
     }
 });
@@ -288,7 +287,7 @@ pub(crate) fn entry(name: &'static str, needs: Needs, body: impl FnOnce(&mut Cal
     if CALLING.get() {
         return codes::NOT_PERMITTED;
     }
-    if DRIVER.process.load(Ordering::Relaxed) != std::process::id() {
+    if DRIVER.process != std::process::id() {
         return codes::NOT_INITIALIZED;
     }
     let context = current(|stack| stack.last().copied().unwrap_or(0));
@@ -419,7 +418,7 @@ fn serve() {
 
 /// Writes the report to where the settings say, at exit.
 extern "C" fn write_report() {
-    if DRIVER.process.load(Ordering::Relaxed) != std::process::id() {
+    if DRIVER.process != std::process::id() {
         return;
     }
     // Work that another thread runs is given some time; it may as well be this one, at whose exit nothing can be waited for.

@@ -2,7 +2,7 @@
 
 use super::env::{FUNCTION_STRIDE, FUNCTIONS};
 use super::fault::Place;
-use super::lower::{Layout, LoadError, LoadResult, lower, spelled};
+use super::lower::{Layout, LoadError, LoadErrorKind, LoadResult, lower, spelled};
 use super::program::{Code, Kernel, Op, Places, Step, Target};
 use super::registers;
 use crate::memory::DeviceMemory;
@@ -22,7 +22,7 @@ pub(crate) struct Image {
     /// Allocations that go with the module.
     pub owned: Vec<u64>,
     /// PTX version of the text.
-    #[cfg_attr(not(feature = "driver"), allow(dead_code))]
+    #[cfg(feature = "driver")]
     pub version: (u32, u32),
 }
 
@@ -33,6 +33,7 @@ pub(crate) fn load(module: &Module, memory: &DeviceMemory, places: &mut Places) 
         globals: BTreeMap::new(),
         constants: Vec::new(),
         owned: Vec::new(),
+        #[cfg(feature = "driver")]
         version: module.version,
     };
     let done = fill(module, memory, places, &mut image);
@@ -55,7 +56,7 @@ fn fill(module: &Module, memory: &DeviceMemory, places: &mut Places, image: &mut
 }
 
 fn failed(pos: Pos, message: String) -> LoadError {
-    LoadError { pos, function: String::new(), message }
+    LoadError { kind: LoadErrorKind::Invalid, pos, function: String::new(), message }
 }
 
 /// Gives every variable of global and constant memory an allocation of its own: overruns are found.
@@ -68,9 +69,10 @@ fn place(module: &Module, memory: &DeviceMemory, image: &mut Image) -> LoadResul
         {
             continue;
         }
-        let base = memory
-            .allocate(variable.size)
-            .map_err(|e| failed(variable.pos, format!("no memory for {}: {e}", variable.name)))?;
+        let base = memory.allocate(variable.size).map_err(|e| LoadError {
+            kind: LoadErrorKind::OutOfMemory,
+            ..failed(variable.pos, format!("no memory for {}: {e}", variable.name))
+        })?;
         image.owned.push(base);
         if base % u64::from(variable.align.max(1)) != 0 {
             return Err(failed(
@@ -248,10 +250,8 @@ fn kernel(
         && (function.bounds.reqnctapercluster.is_some_and(|n| n != [1, 1, 1])
             || function.bounds.explicitcluster)
     {
-        return Err(failed(
-            function.pos,
-            format!("{}: not supported: clusters are not built yet", function.name),
-        ));
+        let message = format!("{}: not supported: clusters are not built yet", function.name);
+        return Err(LoadError { kind: LoadErrorKind::Unsupported, ..failed(function.pos, message) });
     }
     let indirect = functions
         .iter()

@@ -12,9 +12,22 @@ use crate::ptx::{
 use std::collections::HashMap;
 use std::fmt;
 
+/// What is wrong with a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadErrorKind {
+    /// It breaks the rules of PTX.
+    Invalid,
+    /// It asks for what is not built.
+    Unsupported,
+    /// Its variables do not fit into device memory.
+    OutOfMemory,
+}
+
 /// Why a module was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadError {
+    /// Of what kind.
+    pub kind: LoadErrorKind,
     /// Where.
     pub pos: Pos,
     /// The function, if it is about one.
@@ -161,7 +174,8 @@ pub(crate) fn lower<'a>(
             if opcode != "mov"
                 && let Some(left) = l.modifiers.first()
             {
-                return Err(l.error(format!("modifier .{left} is not supported here")));
+                let error = l.error(format!("modifier .{left} is not supported here"));
+                return Err(LoadError { kind: LoadErrorKind::Unsupported, ..error });
             }
             done
         }
@@ -184,6 +198,7 @@ impl<'a> Lower<'a> {
 
     pub fn error(&self, message: impl fmt::Display) -> LoadError {
         LoadError {
+            kind: LoadErrorKind::Invalid,
             pos: self.instruction.pos,
             function: self.function.name.clone(),
             message: format!("{}: {message}", self.spelled()),
@@ -191,12 +206,15 @@ impl<'a> Lower<'a> {
     }
 
     pub fn unsupported(&self, why: &str) -> LoadError {
-        self.error(format!("not supported: {why}"))
+        LoadError { kind: LoadErrorKind::Unsupported, ..self.error(format!("not supported: {why}")) }
     }
 
     /// What [`isa`] makes of it.
     pub fn registers_only(&mut self) -> LoadResult<(Op, Class)> {
-        let error = |pos, message: String| LoadError { pos, function: self.function.name.clone(), message };
+        // A form of an instruction that is not known here: which of them PTX has and which not is not told apart.
+        let kind = LoadErrorKind::Unsupported;
+        let error =
+            |pos, message: String| LoadError { kind, pos, function: self.function.name.clone(), message };
         match isa::decode(self.module, self.body, &self.instruction) {
             Ok(isa::Decoded::Alu { run, class }) => Ok((Op::Alu(run), class_of(class))),
             Ok(isa::Decoded::NotMine) => Err(self.unsupported("no such instruction is known")),

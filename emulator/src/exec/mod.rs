@@ -45,4 +45,4 @@ pub use card::Card;
 pub(crate) use card::{MAX_BLOCK, MAX_GRID, MAX_THREADS};
 pub use counters::{Class, Counters, Issued, SharedTraffic, Traffic};
 pub use fault::{Fault, FaultKind, Other, Place, ThreadId};
-pub use lower::LoadError;
+pub use lower::{LoadError, LoadErrorKind};

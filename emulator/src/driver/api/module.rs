@@ -5,6 +5,7 @@ use crate::driver::raw::{In, Out, Text, image, write_text};
 use crate::driver::state::{Function, Module};
 use crate::driver::work::Code;
 use crate::driver::{Answer, Call, Refusal, codes};
+use crate::exec::LoadErrorKind;
 use crate::exec::image::load;
 use crate::ptx;
 use std::collections::BTreeMap;
@@ -242,10 +243,10 @@ fn load_image(call: &mut Call, bytes: &[u8], library: bool) -> Answer<u64> {
         return Err(Refusal::new(codes::INVALID_PTX, text));
     }
     let image = load(&module, &device.memory, &mut device.places).map_err(|e| {
-        let code = match &e.message {
-            message if message.contains("not supported") => codes::NOT_SUPPORTED,
-            message if message.starts_with("no memory") => codes::OUT_OF_MEMORY,
-            _ => codes::INVALID_PTX,
+        let code = match e.kind {
+            LoadErrorKind::Invalid => codes::INVALID_PTX,
+            LoadErrorKind::Unsupported => codes::NOT_SUPPORTED,
+            LoadErrorKind::OutOfMemory => codes::OUT_OF_MEMORY,
         };
         Refusal::new(code, format!("PTX {e}"))
     })?;
