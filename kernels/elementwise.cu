@@ -196,8 +196,8 @@ struct Dither {
     u64 index;  // of the group's first element in its parameter
 };
 
-__device__ __forceinline__ u32 narrow_one(float v, u8 type, const Dither &d, u32 i) {
-    if (!d.on || type != BF16) return (type == BF16 ? bf16x2(v, 0.0f) : f16x2(v, 0.0f)) & 0xffff;
+// To bf16, up or down at random.
+__device__ __forceinline__ u32 dithered(float v, const Dither &d, u32 i) {
     if (!isfinite(v)) return bf16x2(v, 0.0f) & 0xffff;
     u64 at = d.index + i;
     uint4 words = philox({(u32)(at / 4), (u32)(at / 4 >> 32), d.step, d.buffer}, d.key);
@@ -214,7 +214,7 @@ __device__ __forceinline__ Raw narrow(const float (&v)[GROUP], u8 type, const Di
     } else if (dither.on && type == BF16) {
 #pragma unroll
         for (u32 i = 0; i < GROUP; i += 2)
-            w[i / 2] = narrow_one(v[i], type, dither, i) | narrow_one(v[i + 1], type, dither, i + 1) << 16;
+            w[i / 2] = dithered(v[i], dither, i) | dithered(v[i + 1], dither, i + 1) << 16;
     } else {
 #pragma unroll
         for (u32 i = 0; i < GROUP; i += 2)
