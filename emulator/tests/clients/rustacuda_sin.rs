@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let angles: Vec<f32> = (0..1000).map(|i| i as f32 / 100.0).collect();
     let mut x = DeviceBuffer::from_slice(&angles)?;
     let mut out = DeviceBuffer::from_slice(&[0.0f32; 1000])?;
+    // SAFETY: the arguments are those that the kernel takes, and the buffers live until the stream is synchronised.
     unsafe {
         launch!(module.sin_kernel<<<8, 128, 0, stream>>>(out.as_device_ptr(), x.as_device_ptr(), 1000i32))?;
     }

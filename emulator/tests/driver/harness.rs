@@ -144,59 +144,53 @@ pub fn launch(
     }
 }
 
+/// `NAME(u32 *x, u32 n, u32 k)`: x[i] = x[i] OP k for i < n.
+macro_rules! elementwise {
+    ($name:literal, $op:literal) => {
+        concat!(
+            r#".visible .entry "#,
+            $name,
+            r#"(.param .u64 x, .param .u32 n, .param .u32 k)
+{
+    .reg .pred %p<2>;
+    .reg .b32 %r<8>;
+    .reg .b64 %rd<4>;
+    ld.param.u64 %rd1, [x];
+    ld.param.u32 %r1, [n];
+    ld.param.u32 %r2, [k];
+    mov.u32 %r3, %ctaid.x;
+    mov.u32 %r4, %ntid.x;
+    mov.u32 %r5, %tid.x;
+    mad.lo.u32 %r6, %r3, %r4, %r5;
+    setp.ge.u32 %p1, %r6, %r1;
+    @%p1 bra DONE;
+    mul.wide.u32 %rd2, %r6, 4;
+    add.s64 %rd3, %rd1, %rd2;
+    ld.global.u32 %r7, [%rd3];
+    "#,
+            $op,
+            r#" %r7, %r7, %r2;
+    st.global.u32 [%rd3], %r7;
+DONE:
+    ret;
+}
+
+"#
+        )
+    };
+}
+
 /// `add(u32 *x, u32 n, u32 k)`: x[i] += k for i < n; `bad(u32 *x)`: writes x[2^20]; `scale(u32 *x, u32 n, u32 k)`: x[i] *= k.
-pub const KERNELS: &str = r#"
+pub const KERNELS: &str = concat!(
+    r#"
 .version 8.0
 .target sm_80
 .address_size 64
 
-.visible .entry add(.param .u64 x, .param .u32 n, .param .u32 k)
-{
-    .reg .pred %p<2>;
-    .reg .b32 %r<8>;
-    .reg .b64 %rd<4>;
-    ld.param.u64 %rd1, [x];
-    ld.param.u32 %r1, [n];
-    ld.param.u32 %r2, [k];
-    mov.u32 %r3, %ctaid.x;
-    mov.u32 %r4, %ntid.x;
-    mov.u32 %r5, %tid.x;
-    mad.lo.u32 %r6, %r3, %r4, %r5;
-    setp.ge.u32 %p1, %r6, %r1;
-    @%p1 bra DONE;
-    mul.wide.u32 %rd2, %r6, 4;
-    add.s64 %rd3, %rd1, %rd2;
-    ld.global.u32 %r7, [%rd3];
-    add.u32 %r7, %r7, %r2;
-    st.global.u32 [%rd3], %r7;
-DONE:
-    ret;
-}
-
-.visible .entry scale(.param .u64 x, .param .u32 n, .param .u32 k)
-{
-    .reg .pred %p<2>;
-    .reg .b32 %r<8>;
-    .reg .b64 %rd<4>;
-    ld.param.u64 %rd1, [x];
-    ld.param.u32 %r1, [n];
-    ld.param.u32 %r2, [k];
-    mov.u32 %r3, %ctaid.x;
-    mov.u32 %r4, %ntid.x;
-    mov.u32 %r5, %tid.x;
-    mad.lo.u32 %r6, %r3, %r4, %r5;
-    setp.ge.u32 %p1, %r6, %r1;
-    @%p1 bra DONE;
-    mul.wide.u32 %rd2, %r6, 4;
-    add.s64 %rd3, %rd1, %rd2;
-    ld.global.u32 %r7, [%rd3];
-    mul.lo.u32 %r7, %r7, %r2;
-    st.global.u32 [%rd3], %r7;
-DONE:
-    ret;
-}
-
-.visible .entry bad(.param .u64 x)
+"#,
+    elementwise!("add", "add.u32"),
+    elementwise!("scale", "mul.lo.u32"),
+    r#".visible .entry bad(.param .u64 x)
 {
     .reg .b32 %r<2>;
     .reg .b64 %rd<2>;
@@ -205,4 +199,5 @@ DONE:
     st.global.u32 [%rd1+4194304], %r1;
     ret;
 }
-"#;
+"#
+);

@@ -1,4 +1,8 @@
 //! The driver API as a client sees it: through `liborthant_gpu.so`, preloaded, and cudarc's bindings.
+//!
+//! SAFETY of all `unsafe` here: calls of the driver's C API with live places for results and live arguments, but where a
+//! test passes what the API refuses (null, handles that are no more): the driver looks before it touches. Pinned memory is
+//! read and written between its allocation and its end; what a callback is given lives until its stream has been waited for.
 
 mod captures;
 mod contents;
