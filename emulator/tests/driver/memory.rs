@@ -432,3 +432,17 @@ fn a_context_takes_its_memory_along() {
     assert_eq!(attribute(MEMORY_TYPE, host as u64), Err(CUDA_ERROR_INVALID_VALUE));
     ok(free(kept));
 }
+
+#[test]
+fn an_attribute_that_would_change_nothing_is_refused() {
+    let session = session(&[]);
+    let x = alloc(4);
+    let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_SYNC_MEMOPS;
+    let set = |value: u32, address| unsafe {
+        sys::cuPointerSetAttribute((&raw const value).cast(), attribute, address)
+    };
+    ok(set(0, x));
+    fails(set(1, x), sys::CUresult::CUDA_ERROR_NOT_SUPPORTED);
+    assert!(session.last_error().contains("SYNC_MEMOPS"));
+    fails(set(0, x + 4), sys::CUresult::CUDA_ERROR_INVALID_VALUE);
+}

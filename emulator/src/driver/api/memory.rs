@@ -189,11 +189,15 @@ api! {
     }
 
     fn cuPointerSetAttribute(value: In<u32>, attribute: u32, address: u64) Init |call| {
-        value.get()?;
+        let value = value.get()?;
         if attribute != abi::pointer_attribute::SYNC_MEMOPS {
             return Err(codes::INVALID_VALUE.into());
         }
-        call.memory_at(address).map(drop).ok_or_else(|| nothing_at(call, address))
+        call.memory_at(address).ok_or_else(|| nothing_at(call, address))?;
+        match value {
+            0 => Ok(()),
+            _ => Err(Refusal::new(codes::NOT_SUPPORTED, "copies that always wait (SYNC_MEMOPS)")),
+        }
     }
 }
 
