@@ -2,7 +2,7 @@
 
 use super::newton_schulz::{Orthogonaliser, Outcome, normalise, orthogonalise};
 use super::real::Real;
-use super::reduce::{Strided, norm};
+use super::reduce::{Strided, flat_norm, norm};
 use super::rules::sign;
 use crate::algorithm::{Eps, EpsForm, Lmo, Norm};
 use crate::plan::MatrixView;
@@ -27,7 +27,7 @@ pub fn direction<T: Real>(lmo: &Lmo, method: &Orthogonaliser, shape: MatrixView,
     match lmo.norm {
         Norm::Sign => m.iter_mut().for_each(|x| *x = sign(*x)),
         Norm::Frobenius => {
-            let length = norm(Strided::row_major(m, rows, columns));
+            let length = flat_norm(m);
             normalise(m, length, 1.0, eps);
         }
         Norm::Rows => {

@@ -25,7 +25,7 @@ use crate::plan::{MatrixView, PlannedParameter};
 use crate::tensor::{Storage, Tensor, with_elements};
 use newton_schulz::{Orthogonaliser, Outcome};
 use real::Real;
-use reduce::{Scaled, Strided};
+use reduce::Scaled;
 use rounding::DitherKey;
 use rules::{AdamWStep, Apply};
 use streams::{Slice, SliceMut};
@@ -69,12 +69,8 @@ pub(crate) fn scan<T: Real>(planned: &PlannedParameter, gradient: &Tensor, with_
     let non_finite = values.iter().position(|g| !g.is_finite()).map(|i| (i, values[i].to_f64()));
     let largest = values.iter().fold(T::zero(), |most, g| most.max(g.abs())).to_f64();
     let matrices = planned.matrices.iter().filter(|_| with_norm);
-    let squares = matrices
-        .map(|m| {
-            let part = &values[m.offset..m.offset + m.rows * m.columns];
-            reduce::squares(Strided::row_major(part, m.rows, m.columns))
-        })
-        .collect();
+    let squares =
+        matrices.map(|m| reduce::flat_squares(&values[m.offset..m.offset + m.rows * m.columns])).collect();
     Scan { largest, non_finite, squares }
 }
 
