@@ -82,7 +82,7 @@ pub enum Error {
         step: u64,
         /// First such parameter, in registration order.
         parameter: String,
-        /// Largest absolute value, after clipping.
+        /// Largest absolute value, without the loss scale and after clipping.
         value: f64,
         /// Largest one that is accepted.
         limit: f64,

@@ -11,6 +11,9 @@ use orthant::{
 mod common;
 use common::Random;
 
+#[path = "optimizer/loss_scale.rs"]
+mod loss_scale;
+
 const LR: f64 = 0.01;
 
 fn random(shape: &[usize], seed: u64) -> Vec<f32> {

@@ -34,23 +34,35 @@ pub enum NonFinite {
 }
 
 /// Options of a step, for all groups.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepOptions {
     /// Global-norm clipping before anything else: gradients are multiplied with `min(1, max/(norm + 1e-6))`, as
-    /// torch's `clip_grad_norm_` does. In (0, 1e30].
+    /// torch's `clip_grad_norm_` does; the norm is that of the unscaled gradients. In (0, 1e30].
     pub max_grad_norm: Option<f64>,
+    /// What the training loop multiplied its loss with, and with it the gradients; every step divides it out again.
+    /// In [1e-30, 1e30].
+    pub loss_scale: f64,
     /// Policy for non-finite gradients.
     pub nonfinite: NonFinite,
     /// Seed of stochastic rounding. It is not stored in checkpoints: a resumed run needs the same one.
     pub seed: u64,
 }
 
+impl Default for StepOptions {
+    fn default() -> Self {
+        Self { max_grad_norm: None, loss_scale: 1.0, nonfinite: NonFinite::default(), seed: 0 }
+    }
+}
+
 impl StepOptions {
     pub(crate) fn validate(&self) -> Result<()> {
-        match self.max_grad_norm {
-            Some(v) if !(v > 0.0 && v <= 1e30) => Err(Error::Config(format!(
-                "[step]: max_grad_norm = {v} is not legal; it must be finite and in (0, 1e30]"
-            ))),
+        let illegal = |field: &str, value: f64, legal: &str| {
+            let reason = format!("{field} = {value} is not legal; it must be finite and in {legal}");
+            Err(Error::Config(format!("[step]: {reason}")))
+        };
+        match (self.max_grad_norm, self.loss_scale) {
+            (Some(v), _) if !(v > 0.0 && v <= 1e30) => illegal("max_grad_norm", v, "(0, 1e30]"),
+            (_, v) if !(1e-30..=1e30).contains(&v) => illegal("loss_scale", v, "[1e-30, 1e30]"),
             _ => Ok(()),
         }
     }
@@ -66,7 +78,7 @@ pub struct StepReport {
     pub updated: usize,
     /// Parameters left alone because they have no gradient.
     pub without_gradient: usize,
-    /// Global gradient norm before clipping, where clipping is on.
+    /// Global gradient norm before clipping and without the loss scale, where clipping is on.
     pub grad_norm: Option<f64>,
     /// First parameter whose gradient is not finite, or too large for its state, when the step was skipped for it.
     pub non_finite: Option<String>,
@@ -81,6 +93,7 @@ fn largest_value(storage: &Storage) -> f64 {
 /// What a look at all gradients found.
 struct Scanned {
     bad: Option<Error>,
+    /// Of the gradients as they are, times the loss scale.
     norm: f64,
     /// (parameter, largest absolute value).
     largest: Vec<(usize, f64)>,
@@ -148,6 +161,7 @@ impl Optimizer {
         let scanning = self.options.nonfinite != NonFinite::Propagate;
         if scanning || self.options.max_grad_norm.is_some() {
             let Scanned { bad, norm, largest } = self.scan::<T>(&present);
+            let norm = norm / self.options.loss_scale;
             report.grad_norm = self.options.max_grad_norm.map(|_| norm);
             if let Some(bad) = bad.filter(|_| scanning) {
                 return self.refuse(bad, report);
@@ -160,7 +174,8 @@ impl Optimizer {
                 let ratio = max / (norm + 1e-6);
                 clip = if ratio > 1.0 { 1.0 } else { ratio };
             }
-            if let Some(overflow) = self.overflow::<T>(&largest, clip).filter(|_| scanning) {
+            let overflow = self.overflow::<T>(&largest, clip / self.options.loss_scale);
+            if let Some(overflow) = overflow.filter(|_| scanning) {
                 return self.refuse(overflow, report);
             }
         }
@@ -183,7 +198,8 @@ impl Optimizer {
                 })
             })
             .collect();
-        report.orthogonalise_fallbacks = reference::step::<T>(works, clip, self.options.seed);
+        let factor = clip / self.options.loss_scale;
+        report.orthogonalise_fallbacks = reference::step::<T>(works, factor, self.options.seed);
         report.applied = true;
         report.updated = present.len();
         self.steps += 1;
@@ -237,8 +253,8 @@ impl Optimizer {
         Scanned { bad, norm: reference::reduce::total_norm(&squares), largest }
     }
 
-    /// The first gradient that its algorithm's state cannot take in.
-    fn overflow<T: Real>(&self, largest: &[(usize, f64)], clip: f64) -> Option<Error> {
+    /// The first gradient that its algorithm's state cannot take in once `factor` is applied.
+    fn overflow<T: Real>(&self, largest: &[(usize, f64)], factor: f64) -> Option<Error> {
         largest.iter().find_map(|&(i, value)| {
             let group = self.group(i);
             let narrow = group.state_dtype == StateDtype::Bf16;
@@ -251,10 +267,10 @@ impl Optimizer {
                 _ => 0.0,
             };
             let limit = group.algorithm.gradient_limit(max - held);
-            (value * clip > limit).then(|| Error::GradientOverflow {
+            (value * factor > limit).then(|| Error::GradientOverflow {
                 step: self.steps + self.skipped + 1,
                 parameter: self.parameters[i].name.clone(),
-                value: value * clip,
+                value: value * factor,
                 limit,
             })
         })
@@ -310,6 +326,22 @@ impl Optimizer {
     /// An unknown group.
     pub fn lr(&self, group: &str) -> Result<f64> {
         Ok(self.hyper[self.find_group(group)?].lr)
+    }
+
+    /// Sets the loss scale from the next step on.
+    ///
+    /// # Errors
+    /// A value outside [1e-30, 1e30]; nothing changes then.
+    pub fn set_loss_scale(&mut self, loss_scale: f64) -> Result<()> {
+        let options = StepOptions { loss_scale, ..self.options };
+        options.validate()?;
+        self.options = options;
+        Ok(())
+    }
+
+    /// The loss scale that the next step divides out of the gradients.
+    pub fn loss_scale(&self) -> f64 {
+        self.options.loss_scale
     }
 
     fn find_group(&self, name: &str) -> Result<usize> {

@@ -85,29 +85,31 @@ fn load<T: Real>(tensor: &Tensor) -> Vec<T> {
     })
 }
 
-/// Applies one step to every parameter given. Nothing here can fail; everything was checked before. Returns how many
-/// orthogonalisations fell back to the safe iteration.
-pub(crate) fn step<T: Real>(works: Vec<Work<'_>>, clip: f64, seed: u64) -> usize {
+/// Applies one step to every parameter given, with gradients times `scale`: clipping, and the loss scale divided out.
+/// Nothing here can fail; everything was checked before. Returns how many orthogonalisations fell back to the safe
+/// iteration.
+pub(crate) fn step<T: Real>(works: Vec<Work<'_>>, scale: f64, seed: u64) -> usize {
     let (elementwise, mut matrix): (Vec<_>, Vec<_>) =
         works.into_iter().partition(|w| w.group.algorithm.is_elementwise());
     // Directions are found side by side and touch no parameter. Parameters are then updated one after the other, in
     // parallel inside: a task that waited for another while holding a buffer's lock could be handed a third that
     // wants the same lock.
     let found: Vec<(Storage, usize)> =
-        matrix.par_iter_mut().map(|work| find_direction::<T>(work, clip, seed)).collect();
+        matrix.par_iter_mut().map(|work| find_direction::<T>(work, scale, seed)).collect();
     let mut fallbacks = 0;
     for (work, (direction, fell_back)) in matrix.into_iter().zip(found) {
         apply_direction::<T>(work, &direction, seed);
         fallbacks += fell_back;
     }
     for work in elementwise {
-        elementwise_step::<T>(work, clip, seed);
+        elementwise_step::<T>(work, scale, seed);
     }
     fallbacks
 }
 
-fn factor<T: Real>(group: &Group, clip: f64) -> T {
-    T::of(if group.maximize { -clip } else { clip })
+/// The one factor on gradients, rounded once.
+fn factor<T: Real>(group: &Group, scale: f64) -> T {
+    T::of(if group.maximize { -scale } else { scale })
 }
 
 /// The buffers of a matrix (or any range) of a parameter.
@@ -144,7 +146,7 @@ fn row_major_gradient(gradient: &Tensor, body: impl FnOnce(&Storage, usize)) {
     }
 }
 
-fn elementwise_step<T: Real>(work: Work<'_>, clip: f64, seed: u64) {
+fn elementwise_step<T: Real>(work: Work<'_>, scale: f64, seed: u64) {
     let Work { planned, group, hyper, parameter, gradient, previous, state, .. } = work;
     let first = state.step == 0;
     state.step += 1;
@@ -167,7 +169,7 @@ fn elementwise_step<T: Real>(work: Work<'_>, clip: f64, seed: u64) {
                         Op::Beside { rule, lr: hyper.lr, weight_decay: hyper.weight_decay, step, adamw }
                     }
                 };
-                let pass = Pass { op, factor: factor(group, clip), stochastic, index: range.start };
+                let pass = Pass { op, factor: factor(group, scale), stochastic, index: range.start };
                 let len = range.len();
                 let buffers = Buffers {
                     visible: Some(SliceMut::of(visible, visible_at + range.start, len)),
@@ -189,7 +191,7 @@ fn scalars<T: Real>(lmo: &Lmo, hyper: Hyperparameters, matrix: MatrixView) -> Ap
 
 /// The update direction of a rule that needs whole matrices, and how many orthogonalisations fell back; momentum
 /// advances.
-fn find_direction<T: Real>(work: &mut Work<'_>, clip: f64, seed: u64) -> (Storage, usize) {
+fn find_direction<T: Real>(work: &mut Work<'_>, scale: f64, seed: u64) -> (Storage, usize) {
     let (planned, group, state) = (work.planned, work.group, &mut *work.state);
     let first = state.step == 0;
     state.step += 1;
@@ -200,7 +202,7 @@ fn find_direction<T: Real>(work: &mut Work<'_>, clip: f64, seed: u64) -> (Storag
     };
     debug_assert_ne!(lmo.norm, Norm::Sign);
     let previous = work.previous.map(Tensor::to_storage);
-    let factor: T = factor(group, clip);
+    let factor: T = factor(group, scale);
     let mut estimate = |direction: &mut Vec<T>, factor: T| {
         let len = direction.len();
         let gradient = T::wrap(direction.clone());

@@ -43,7 +43,7 @@ pub struct Buffers<'a, T> {
 pub struct Pass<'a, T> {
     /// The rule.
     pub op: Op<'a, T>,
-    /// Factor on gradients: clipping, and -1 for ascent.
+    /// Factor on gradients: clipping, the loss scale divided out, and -1 for ascent.
     pub factor: T,
     /// When bf16 stores are rounded stochastically.
     pub stochastic: Option<DitherKey<'a>>,
