@@ -6,9 +6,8 @@
 // CPU's. Types and rules are uniform over a chunk, so their branches cost a warp nothing but the instructions; all loads of
 // a group of 8 elements are issued before the first is used.
 
-#include "table.cuh"
+#include "flat.cuh"
 
-const u32 GROUP = 8;        // elements a thread takes at once: 16 bytes of a 16-bit type
 const u64 CHUNK = 16384;
 const u32 THREADS = 128;  // 5 such blocks a multiprocessor leave 96 registers a thread; 256 x 3 leave 80, and it spills
 
@@ -25,12 +24,13 @@ __device__ double power(double beta, u64 t) {
     return result;
 }
 
-__device__ Scalars scalars_of(const Group &g, double scale, u64 t, double clip) {
+__device__ Scalars scalars_of(const Group &g, double scale, u64 t, double factor) {
     Scalars s = {};
+    s.first = s.second = s.mantissa = 1.0f;
     s.rule = g.rule;
     s.flags = g.flags;
     s.step = (u32)t;
-    s.factor = (float)((g.flags & MAXIMIZE) ? -clip : clip);
+    s.factor = (float)((g.flags & MAXIMIZE) ? -factor : factor);
     bool first = t == 1;
     if (g.rule == SGD) {
         if (first) s.flags |= FIRST;
@@ -76,178 +76,43 @@ __device__ Scalars scalars_of(const Group &g, double scale, u64 t, double clip) 
     return s;
 }
 
-// The segments of a parameter.
-struct Range {
-    u32 first, count;
-};
+// All groups.
+const u32 EVERY = ~0u;
 
-// A thread for each parameter: its step count advances, its segments get their scalars. `clip` is one number, or null.
-extern "C" __global__ void prepare(const Segment *segments, const Range *parameters, u32 count, const Group *groups,
-                                   u64 *steps, const double *clip, Scalars *scalars) {
+// A thread for each parameter: its step count advances, its segments get their scalars. A parameter without a gradient, one
+// of another group than `only`, and all of them in a step that is refused, are left alone. `decided`: `decide` ran before.
+extern "C" __global__ void prepare(const Segment *segments, const Range *parameters, u32 count, const Control *control,
+                                   u64 *steps, Scalars *scalars, Status *status, u32 decided, u32 only) {
+    const Group *groups = (const Group *)(control + 1);
     u32 p = blockIdx.x * blockDim.x + threadIdx.x;
+    const double factor = decided ? status->factor : __ddiv_rn(1.0, control->loss_scale);
+    const bool applies = !decided || status->apply;
+    if (p == 0 && !decided && only == EVERY) {
+        // Nobody reads the status in such a launch: there is nothing to decide.
+        Entry e = {};
+        e.clip = 1.0;
+        conclude(*status, e, factor);
+    }
     if (p >= count) return;
+    Range range = parameters[p];
+    if (range.count == 0) return;
+    const Segment &head = segments[range.first];
+    if (only != EVERY && head.group != only) return;
+    if (!applies || !head.gradient) {
+        for (u32 i = range.first; i < range.first + range.count; i++) scalars[i].flags = SKIP;
+        return;
+    }
     u64 t = steps[p] + 1;
     steps[p] = t;
-    double factor = clip ? *clip : 1.0;
-    Range range = parameters[p];
-    for (u32 i = range.first; i < range.first + range.count; i++)
-        scalars[i] = scalars_of(groups[segments[i].group], segments[i].scale, t, factor);
-}
-
-// --- 8 elements of a buffer ----------------------------------------------------------------------------------------
-
-struct Raw {
-    uint4 low, high;
-};
-
-__device__ __forceinline__ u64 bytes_of(u8 type) { return type == F32 ? 4 : 2; }
-
-__device__ __forceinline__ u32 lane_id() { return threadIdx.x % 32; }
-
-__device__ __forceinline__ uint4 choose(bool first, uint4 a, uint4 b) {
-    return {first ? a.x : b.x, first ? a.y : b.y, first ? a.z : b.z, first ? a.w : b.w};
-}
-
-// What the lane 16 further (or before) has.
-__device__ __forceinline__ uint4 from_other_half(uint4 v) {
-    return {__shfl_xor_sync(~0u, v.x, 16), __shfl_xor_sync(~0u, v.y, 16), __shfl_xor_sync(~0u, v.z, 16),
-            __shfl_xor_sync(~0u, v.w, 16)};
-}
-
-// 8 elements of 4 bytes are two accesses of 16 bytes. Were each lane to make its own two, either instruction would touch
-// half of every 32-byte sector; so the first takes the warp's first 512 bytes and the second the rest, and lanes 16 apart
-// then exchange what belongs to the other: lanes below 16 hold the first halves, those above the second ones.
-// TOGETHER: all lanes of the warp are here, side by side.
-struct Places {
-    int first, second;  // bytes from the lane's own place
-};
-
-__device__ __forceinline__ Places places(bool together) {
-    if (!together) return {0, 16};
-    return lane_id() < 16 ? Places{0, 512} : Places{16 - 512, 16};
-}
-
-__device__ __forceinline__ Raw exchange(bool together, uint4 a, uint4 b) {
-    if (!together) return {a, b};
-    const bool lower = lane_id() < 16;
-    uint4 other = from_other_half(choose(lower, b, a));
-    return {choose(lower, a, other), choose(lower, other, b)};
-}
-
-// The bits of 8 elements. ONCE: nobody writes them while the kernel runs.
-template <bool ONCE>
-__device__ __forceinline__ Raw load(const u8 *p, u8 type, u64 at, bool together) {
-    const u8 *from = p + at * bytes_of(type);
-    if (type != F32) return {ONCE ? ld_once(from) : ld_16(from), {}};
-    const Places place = places(together);
-    uint4 a = ONCE ? ld_once(from + place.first) : ld_16(from + place.first);
-    uint4 b = ONCE ? ld_once(from + place.second) : ld_16(from + place.second);
-    return {a, b};  // not exchanged yet: nothing is used before all loads are under way
-}
-
-__device__ __forceinline__ Raw arrived(const Raw &raw, u8 type, bool together) {
-    return type == F32 ? exchange(together, raw.low, raw.high) : raw;
-}
-
-// The same one by one, those from `lo` to `hi`: heads, tails, buffers without a common boundary.
-__device__ __forceinline__ Raw load_some(const u8 *p, u8 type, u64 at, u32 lo, u32 hi) {
-    u32 words[8] = {};
-#pragma unroll
-    for (u32 i = 0; i < GROUP; i++) {
-        if (i < lo || i >= hi) continue;
-        if (type == F32)
-            words[i] = ((const u32 *)p)[at + i];
-        else
-            words[i / 2] |= (u32)((const u16 *)p)[at + i] << (i % 2 * 16);
-    }
-    return {{words[0], words[1], words[2], words[3]}, {words[4], words[5], words[6], words[7]}};
-}
-
-__device__ __forceinline__ void widen(const Raw &raw, u8 type, float (&out)[GROUP]) {
-    const u32 w[8] = {raw.low.x, raw.low.y, raw.low.z, raw.low.w, raw.high.x, raw.high.y, raw.high.z, raw.high.w};
-    if (type == F32) {
-#pragma unroll
-        for (u32 i = 0; i < GROUP; i++) out[i] = __uint_as_float(w[i]);
-    } else if (type == BF16) {
-#pragma unroll
-        for (u32 i = 0; i < GROUP; i++) out[i] = from_bf16((u16)(w[i / 2] >> (i % 2 * 16)));
-    } else {
-#pragma unroll
-        for (u32 i = 0; i < GROUP; i++) out[i] = from_f16((u16)(w[i / 2] >> (i % 2 * 16)));
-    }
-}
-
-// Philox4x32-10 (Salmon et al., SC 2011): what random bits come from.
-__device__ uint4 philox(uint4 c, uint2 k) {
-#pragma unroll
-    for (u32 i = 0; i < 10; i++) {
-        u32 low = __umulhi(c.x, 0xd2511f53u), high = __umulhi(c.z, 0xcd9e8d57u);
-        c = {high ^ c.y ^ k.x, c.z * 0xcd9e8d57u, low ^ c.w ^ k.y, c.x * 0xd2511f53u};
-        k = {k.x + 0x9e3779b9u, k.y + 0xbb67ae85u};
-    }
-    return c;
-}
-
-// What is random about a store: nothing, or a stream of bits that depends on parameter, step, buffer and element.
-struct Dither {
-    bool on;
-    uint2 key;
-    u32 step, buffer;
-    u64 index;  // of the group's first element in its parameter
-};
-
-// To bf16, up or down at random.
-__device__ __forceinline__ u32 dithered(float v, const Dither &d, u32 i) {
-    if (!isfinite(v)) return bf16x2(v, 0.0f) & 0xffff;
-    u64 at = d.index + i;
-    uint4 words = philox({(u32)(at / 4), (u32)(at / 4 >> 32), d.step, d.buffer}, d.key);
-    u32 lane = at % 4;
-    u32 random = (lane < 2 ? (lane ? words.y : words.x) : (lane == 2 ? words.z : words.w)) & 0xffff;
-    return (__float_as_uint(v) + random) >> 16;
-}
-
-__device__ __forceinline__ Raw narrow(const float (&v)[GROUP], u8 type, const Dither &dither) {
-    u32 w[8] = {};
-    if (type == F32) {
-#pragma unroll
-        for (u32 i = 0; i < GROUP; i++) w[i] = __float_as_uint(v[i]);
-    } else if (dither.on && type == BF16) {
-#pragma unroll
-        for (u32 i = 0; i < GROUP; i += 2)
-            w[i / 2] = dithered(v[i], dither, i) | dithered(v[i + 1], dither, i + 1) << 16;
-    } else {
-#pragma unroll
-        for (u32 i = 0; i < GROUP; i += 2)
-            w[i / 2] = type == BF16 ? bf16x2(v[i], v[i + 1]) : f16x2(v[i], v[i + 1]);
-    }
-    return {{w[0], w[1], w[2], w[3]}, {w[4], w[5], w[6], w[7]}};
-}
-
-__device__ __forceinline__ void store(u8 *p, u8 type, u64 at, const Raw &raw, bool together) {
-    u8 *to = p + at * bytes_of(type);
-    if (type != F32) return st_16(to, raw.low);
-    const Places place = places(together);
-    // The exchange is its own inverse but for which half is sent.
-    const bool lower = lane_id() < 16;
-    uint4 a = raw.low, b = raw.high;
-    if (together) {
-        uint4 other = from_other_half(choose(lower, raw.high, raw.low));
-        a = choose(lower, raw.low, other);
-        b = choose(lower, other, raw.high);
-    }
-    st_16(to + place.first, a);
-    st_16(to + place.second, b);
-}
-
-__device__ __forceinline__ void store_some(u8 *p, u8 type, u64 at, const Raw &raw, u32 lo, u32 hi) {
-    const u32 w[8] = {raw.low.x, raw.low.y, raw.low.z, raw.low.w, raw.high.x, raw.high.y, raw.high.z, raw.high.w};
-#pragma unroll
-    for (u32 i = 0; i < GROUP; i++) {
-        if (i < lo || i >= hi) continue;
-        if (type == F32)
-            ((u32 *)p)[at + i] = w[i];
-        else
-            ((u16 *)p)[at + i] = (u16)(w[i / 2] >> (i % 2 * 16));
+    // Rows of a strided matrix share their scale.
+    double scale = head.scale;
+    Scalars s = scalars_of(groups[head.group], scale, t, factor);
+    for (u32 i = range.first; i < range.first + range.count; i++) {
+        if (segments[i].scale != scale) {
+            scale = segments[i].scale;
+            s = scalars_of(groups[head.group], scale, t, factor);
+        }
+        scalars[i] = s;
     }
 }
 
@@ -340,38 +205,52 @@ struct Values {
     __device__ __forceinline__ void each(Body body) {
 #pragma unroll
         for (u32 i = 0; i < GROUP; i++) {
-            Element e = {x[i], g[i], previous[i], m[i], v[i], largest[i], 0.0f};
+            Element e = {x[i], g[i], previous[i], m[i], v[i], largest[i], y[i]};
             body(e);
-            x[i] = e.x, m[i] = e.m, v[i] = e.v, largest[i] = e.largest, y[i] = e.y;
+            x[i] = e.x, g[i] = e.g, m[i] = e.m, v[i] = e.v, largest[i] = e.largest, y[i] = e.y;
         }
     }
 };
 
 template <u32 RULE>
-__device__ __forceinline__ void sign_step(const Scalars &s, Values &w) {
+__device__ __forceinline__ void estimates(const Scalars &s, Values &w) {
     const bool first = s.flags & FIRST;
-    w.each([&](Element &e) {
-        estimate<RULE>(s, e, first);
-        apply(s, e, sign(e.g));
-    });
+    w.each([&](Element &e) { estimate<RULE>(s, e, first); });
+}
+
+__device__ __forceinline__ void scale_gradients(const Scalars &s, Values &w) {
+    if (s.factor == 1.0f) return;
+#pragma unroll
+    for (u32 i = 0; i < GROUP; i++) w.g[i] = mul(w.g[i], s.factor), w.previous[i] = mul(w.previous[i], s.factor);
+}
+
+// The vector for the LMO, in the gradient's place.
+__device__ __forceinline__ void estimate_all(const Scalars &s, Values &w) {
+    switch (s.rule) {
+    case HEAVY_BALL: estimates<HEAVY_BALL>(s, w); break;
+    case EMA: estimates<EMA>(s, w); break;
+    case NESTEROV: estimates<NESTEROV>(s, w); break;
+    case LION: estimates<LION>(s, w); break;
+    case MVR: estimates<MVR>(s, w); break;
+    }
 }
 
 __device__ __forceinline__ void update(const Scalars &s, Values &w, bool momentum) {
-    if (s.factor != 1.0f) {
-#pragma unroll
-        for (u32 i = 0; i < GROUP; i++) w.g[i] = mul(w.g[i], s.factor), w.previous[i] = mul(w.previous[i], s.factor);
-    }
+    scale_gradients(s, w);
     switch (s.rule) {
-    case NONE: sign_step<NONE>(s, w); break;
-    case HEAVY_BALL: sign_step<HEAVY_BALL>(s, w); break;
-    case EMA: sign_step<EMA>(s, w); break;
-    case NESTEROV: sign_step<NESTEROV>(s, w); break;
-    case LION: sign_step<LION>(s, w); break;
-    case MVR: sign_step<MVR>(s, w); break;
-    case SGD: w.each([&](Element &e) { sgd(s, e, momentum); }); break;
-    case ADAMW: w.each([&](Element &e) { adamw(s, e); }); break;
-    case ADAGRAD: w.each([&](Element &e) { adagrad(s, e); }); break;
+    case SGD: w.each([&](Element &e) { sgd(s, e, momentum); }); return;
+    case ADAMW: w.each([&](Element &e) { adamw(s, e); }); return;
+    case ADAGRAD: w.each([&](Element &e) { adagrad(s, e); }); return;
     }
+    estimate_all(s, w);
+    if (s.flags & NORMALISED) {
+#pragma unroll
+        for (u32 i = 0; i < GROUP; i++) w.g[i] = __fdiv_rn(mul(mul(w.g[i], s.first), s.second), s.mantissa);
+    } else {
+#pragma unroll
+        for (u32 i = 0; i < GROUP; i++) w.g[i] = sign(w.g[i]);
+    }
+    w.each([&](Element &e) { apply(s, e, e.g); });
 }
 
 // --- the pass ------------------------------------------------------------------------------------------------------
@@ -397,8 +276,11 @@ __device__ __forceinline__ void step(const Segment &t, const Scalars &s, u64 at,
     const bool previous = t.previous != nullptr, momentum = t.momentum != nullptr, variance = t.variance != nullptr,
                largest = t.largest != nullptr, full = t.full != nullptr, random = s.flags & STOCHASTIC;
 
-    Raw rg = get_once(t.gradient, t.type_gradient), rx = {}, rp = {}, rm = {}, rv = {}, rl = {};
+    const bool low = t.type_full == LOW;
+
+    Raw rg = get_once(t.gradient, t.type_gradient), rx = {}, rp = {}, rm = {}, rv = {}, rl = {}, rh = {};
     rx = full ? get(t.full, t.type_full) : get(t.visible, t.type_visible);
+    if (low) rh = get(t.visible, t.type_visible);
     if (previous) rp = get_once(t.previous, t.type_previous);
     if (momentum) rm = get(t.momentum, t.type_momentum);
     if (variance) rv = get(t.variance, t.type_variance);
@@ -406,14 +288,21 @@ __device__ __forceinline__ void step(const Segment &t, const Scalars &s, u64 at,
 
     Values w = {};
     open(rg, t.type_gradient, w.g);
-    open(rx, full ? t.type_full : t.type_visible, w.x);
+    if (low)
+        join(rh, rx, w.x);
+    else
+        open(rx, full ? t.type_full : t.type_visible, w.x);
     if (previous) open(rp, t.type_previous, w.previous);
     if (momentum) open(rm, t.type_momentum, w.m);
     if (variance) open(rv, t.type_variance, w.v);
     if (largest) open(rl, t.type_variance, w.largest);
     update(s, w, momentum);
     // A parameter with a full-precision copy is that copy's rounding, never a random one.
-    if (full) {
+    if (low) {
+        split(w.x, rh, rx);
+        WHOLE ? store(t.visible, BF16, at, rh, together) : store_some(t.visible, BF16, at, rh, lo, hi);
+        WHOLE ? store(t.full, BF16, at, rx, together) : store_some(t.full, BF16, at, rx, lo, hi);
+    } else if (full) {
         if (s.flags & EXTRAPOLATED)
             put(t.visible, t.type_visible, w.y, false, 0);
         else
@@ -446,6 +335,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 5)
             if (threadIdx.x == 0) from = chunk.chunk * CHUNK;
         }
         __syncthreads();
+        if (s.flags & SKIP) continue;
         // Positions count from the boundary before the first element, so that groups begin at 16 bytes.
         const u64 before = (GROUP - t.shift) % GROUP;
         const u64 end = t.numel + before;
@@ -461,6 +351,103 @@ extern "C" __global__ void __launch_bounds__(THREADS, 5)
                 step<true>(t, s, at - before, 0, GROUP, together);
             else
                 step<false>(t, s, at - before, lo, hi, false);
+        }
+    }
+}
+
+// --- norms ---------------------------------------------------------------------------------------------------------
+
+// The squares of the vectors for the LMO, before anything changes: a warp for each block of a matrix.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    norms(const Matrix *matrices, const Task *tasks, u32 count, const Scalars *scalars, double *squares) {
+    const u32 warps = gridDim.x * (THREADS / 32);
+    for (u32 i = blockIdx.x * (THREADS / 32) + threadIdx.x / 32; i < count; i += warps) {
+        const Task task = tasks[i];
+        const Matrix &m = matrices[task.matrix];
+        const Scalars s = scalars[m.first_segment];
+        if (s.flags & SKIP) continue;
+        const u64 first = task.block * BLOCK;
+        const u32 there = m.numel - first < BLOCK ? (u32)(m.numel - first) : (u32)BLOCK;
+        Columns columns = {};
+        for (u32 row = 0; row < there; row += ROW) {
+            const u32 at = row + lane_id() * GROUP;
+            const u32 have = at < there ? min(there - at, GROUP) : 0;
+            const bool whole = m.aligned && row + ROW <= there;
+            auto get = [&](const u8 *p, u8 type, u64 stride, float (&v)[GROUP]) {
+                elements(p, type, first + at, have, m.columns, stride, whole, v);
+            };
+            Values w = {};
+            get(m.gradient, m.type_gradient, m.gradient_stride, w.g);
+            if (m.previous) get(m.previous, m.type_previous, m.previous_stride, w.previous);
+            if (m.momentum) get(m.momentum, m.type_momentum, m.columns, w.m);
+            scale_gradients(s, w);
+            estimate_all(s, w);
+            // What is not there is 0, and stays so under every estimator.
+            columns.add(w.g);
+        }
+        const double total = columns.total();
+        if (lane_id() == 0) squares[i] = total;
+    }
+}
+
+// 2^e. Beyond the range of double it comes in two factors, as in the reference.
+__device__ __forceinline__ double power_of_two(int e) {
+    const int ordinary = max(-1022, min(1023, e)), rest = max(-100, min(100, e - ordinary));
+    auto exactly = [](int e) { return __longlong_as_double((long long)(e + 1023) << 52); };
+    return __dmul_rn(exactly(ordinary), exactly(rest));
+}
+
+__device__ __forceinline__ int exponent_of(double x) {
+    const u64 bits = (u64)__double_as_longlong(x);
+    const int biased = (int)(bits >> 52 & 0x7ff);
+    return biased == 0 ? 63 - __clzll((long long)bits) - 1074 : biased - 1023;
+}
+
+// A block of 256 threads for each matrix whose direction is m / ||m||: the norm, split into a mantissa in [1, 2) and a power
+// of two, goes to the scalars of its segments. `list` names the matrices; the first task of each counts from the list's.
+extern "C" __global__ void __launch_bounds__(LANES) radii(const Matrix *matrices, const Range *list, u32 count,
+                                                          const double *squares, const u32 *which, Scalars *scalars) {
+    __shared__ double sums[LANES];
+    for (u32 i = blockIdx.x; i < count; i += gridDim.x) {
+        const Matrix &m = matrices[which[i]];
+        if (scalars[m.first_segment].flags & SKIP) continue;
+        const Range tasks = list[i];
+        double sum = 0.0;
+#pragma unroll 4
+        for (u32 t = threadIdx.x; t < tasks.count; t += LANES) sum = __dadd_rn(sum, squares[tasks.first + t]);
+        __syncthreads();
+        double divisor = __dsqrt_rn(total_of_lanes(sums, sum));
+        if (m.eps != 0.0 && !isnan(divisor)) divisor = m.eps_added ? __dadd_rn(divisor, m.eps) : fmax(divisor, m.eps);
+        float first = 1.0f, second = 1.0f, mantissa = 1.0f;  // nothing is divided by zero
+        if (!isfinite(divisor)) {
+            mantissa = __uint_as_float(0x7fffffff);
+        } else if (divisor != 0.0) {
+            const int inner = exponent_of(divisor);
+            mantissa = (float)__dmul_rn(divisor, power_of_two(-inner));
+            first = (float)power_of_two(-inner / 2);
+            second = (float)power_of_two(-inner - -inner / 2);
+        }
+        for (u32 k = threadIdx.x; k < m.segments; k += LANES) {
+            Scalars &s = scalars[m.first_segment + k];
+            s.first = first, s.second = second, s.mantissa = mantissa;
+        }
+    }
+}
+
+// --- before the first step -----------------------------------------------------------------------------------------
+
+// Full-precision copies begin as what the parameters are.
+extern "C" __global__ void __launch_bounds__(THREADS) adopt(const Segment *segments, const Chunk *chunks, u32 count) {
+    for (u32 c = blockIdx.x; c < count; c += gridDim.x) {
+        const Segment &t = segments[chunks[c].segment];
+        if (t.full == nullptr || t.type_full != F32) continue;
+        const u64 from = chunks[c].chunk * CHUNK;
+        const u64 stop = min(from + CHUNK, t.numel);
+        for (u64 e = from + threadIdx.x; e < stop; e += THREADS) {
+            const u16 half = t.type_visible == F32 ? 0 : ((const u16 *)t.visible)[e];
+            ((float *)t.full)[e] = t.type_visible == F32    ? ((const float *)t.visible)[e]
+                                   : t.type_visible == BF16 ? from_bf16(half)
+                                                            : from_f16(half);
         }
     }
 }

@@ -111,6 +111,54 @@ pub enum Error {
         /// The system's words.
         cause: String,
     },
+    /// A call of the driver failed, and the context is still of use.
+    #[error("device `{device}`: {call} failed in {during}: {name} ({code}): {meaning}")]
+    Driver {
+        /// Device.
+        device: String,
+        /// What this crate was doing.
+        during: String,
+        /// The driver's function.
+        call: &'static str,
+        /// The code's name.
+        name: String,
+        /// The `CUresult`.
+        code: u32,
+        /// The driver's words for it.
+        meaning: String,
+    },
+    /// The context or the state on the device is lost. Every later call answers with this first cause.
+    #[error(
+        "device `{device}`: {call} failed in {during}: {name} ({code}): {meaning}; it may stem from earlier work of this process on the card. {consequence}"
+    )]
+    DeviceLost {
+        /// Device.
+        device: String,
+        /// What this crate was doing when it saw the error first.
+        during: String,
+        /// The driver's function.
+        call: &'static str,
+        /// The code's name.
+        name: String,
+        /// The `CUresult`.
+        code: u32,
+        /// The driver's words for it.
+        meaning: String,
+        /// What of the optimizer can still be relied on.
+        consequence: &'static str,
+    },
+    /// There is not enough device memory. Nothing was registered.
+    #[error("device `{device}`: {what} needs {bytes} bytes and {free} are free; nothing was registered")]
+    OutOfMemory {
+        /// Device.
+        device: String,
+        /// What the memory is for, naming the largest parameter.
+        what: String,
+        /// Bytes wanted.
+        bytes: u64,
+        /// Bytes free.
+        free: u64,
+    },
     /// The device asked for cannot be used.
     #[error("device `{device}`: {reason}")]
     Device {

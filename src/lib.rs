@@ -33,8 +33,9 @@ pub mod candle;
 pub mod checkpoint;
 pub mod config;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub mod cuda;
 mod device;
+mod device_tensor;
 mod driver;
 mod error;
 pub mod files;
@@ -47,11 +48,12 @@ mod tensor;
 
 pub use algorithm::Algorithm;
 pub use device::{Device, EmulatedCard};
+pub use device_tensor::DeviceTensor;
 pub use driver::{DeviceInfo, Driver};
 pub use error::{Error, Result};
 pub use group::{Group, Master, Rounding, Splits, StateDtype};
 pub use images::{IMAGES, Image, NVRTC_VERSION};
-pub use optimizer::{Builder, NonFinite, Optimizer, Parameter, StepOptions, StepReport};
+pub use optimizer::{AnyTensor, Builder, NonFinite, Optimizer, Parameter, StepOptions, StepReport};
 pub use plan::{ParameterSpec, Plan, Precision};
 pub use tensor::{Dtype, Element, Storage, Tensor};
 

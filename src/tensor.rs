@@ -182,6 +182,11 @@ impl Storage {
         with_elements!(Self, self, values => bytemuck::cast_slice(values))
     }
 
+    #[cfg(feature = "cuda")]
+    pub(crate) fn as_le_bytes_mut(&mut self) -> &mut [u8] {
+        with_elements!(Self, self, values => bytemuck::cast_slice_mut(values))
+    }
+
     /// The element type.
     pub fn dtype(&self) -> Dtype {
         match self {
@@ -248,7 +253,7 @@ pub(crate) fn numel(shape: &[usize]) -> usize {
     if shape.contains(&0) { 0 } else { shape.iter().product() }
 }
 
-fn row_major(shape: &[usize]) -> Vec<usize> {
+pub(crate) fn row_major(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1usize; shape.len()];
     for d in (1..shape.len()).rev() {
         strides[d - 1] = strides[d].saturating_mul(shape[d].max(1));

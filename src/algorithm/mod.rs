@@ -262,6 +262,18 @@ impl Algorithm {
         }
     }
 
+    /// Whether steps of `other` can follow steps of this one: the same kind of rule on the same state.
+    pub(crate) fn is_compatible(&self, other: &Self) -> bool {
+        let same_kind = match (&self.rule, &other.rule) {
+            (Rule::Lmo(a), Rule::Lmo(b)) => {
+                let estimators = std::mem::discriminant(&a.estimator) == std::mem::discriminant(&b.estimator);
+                estimators && a.norm == b.norm && a.order == b.order
+            }
+            (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
+        };
+        self.name == other.name && same_kind && self.slots() == other.slots() && self.convention() == other.convention()
+    }
+
     /// Whether the update of an element depends on that element alone, so that shape plays no part.
     pub fn is_elementwise(&self) -> bool {
         match &self.rule {

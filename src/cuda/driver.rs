@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUresult};
 
-use super::emulated;
+use super::{api, emulated};
 use crate::device::Device;
 use crate::driver::{DeviceInfo, Driver};
 use crate::error::{Error, Result};
@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 /// The oldest driver that loads the embedded images: that of CUDA 12.0.
 const OLDEST: (u32, u32) = (12, 0);
 
-/// Everything of the driver that this crate calls. cudarc panics at the first call of a symbol that an old driver lacks:
-/// all are looked for beforehand.
+/// What a probe calls. cudarc panics at the first call of a symbol that an old driver lacks: these and the rest of the
+/// backend's are looked for beforehand.
 const SYMBOLS: [&str; 7] = [
     "cuInit",
     "cuDriverGetVersion",
@@ -83,7 +83,8 @@ fn probe(emulated: bool) -> std::result::Result<Driver, String> {
         }
         _ => {}
     }
-    let missing: Vec<&str> = SYMBOLS.into_iter().filter(|name| !has(name)).collect();
+    let needed = SYMBOLS.iter().chain(&api::SYMBOLS).chain(&api::STREAM_SYMBOLS);
+    let missing: Vec<&str> = needed.copied().filter(|name| !has(name)).collect();
     if !missing.is_empty() {
         return Err(format!(
             "the driver {} lacks {}; it is older than CUDA {}.{}",

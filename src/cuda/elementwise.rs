@@ -1,10 +1,12 @@
 //! The host's side of `kernels/elementwise.cu`: groups and parameters become the device table.
 
+use half::bf16;
 use sha2::{Digest, Sha256};
 
-use super::table::{ABSENT, BF16, Chunk, F16, F32, Group as Entry, Range, Segment, flag, rule};
-use crate::algorithm::{Constraint, Estimator, Norm, Rule, Slot};
-use crate::group::{Group, Hyperparameters, Rounding};
+use super::table::{ABSENT, BF16, Chunk, F16, F32, Group as Entry, LOW, Range, Segment, flag, rule};
+use crate::algorithm::{Constraint, Estimator, Norm, Order, Rule, Slot};
+use crate::device_tensor::DeviceTensor;
+use crate::group::{Group, Hyperparameters, Rounding, StateDtype};
 use crate::plan::PlannedParameter;
 use crate::tensor::Dtype;
 
@@ -14,40 +16,72 @@ pub(crate) const THREADS: u32 = 128;
 /// Elements that a thread takes at once.
 const GROUP: u64 = 8;
 
-/// A buffer in device memory: address and type.
+/// A buffer in device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Buffer {
     pub address: u64,
     pub dtype: Dtype,
+    /// Elements from one row to the next, where rows have gaps between them.
+    pub row_stride: Option<usize>,
+}
+
+impl Buffer {
+    /// Without gaps.
+    pub fn new(address: u64, dtype: Dtype) -> Self {
+        Self { address, dtype, row_stride: None }
+    }
+
+    /// A tensor's.
+    pub fn of(tensor: &DeviceTensor) -> Self {
+        Self { address: tensor.address(), dtype: tensor.dtype(), row_stride: tensor.row_stride() }
+    }
+
+    /// Where the row-major element `offset`, the first of a row of `columns`, is.
+    pub fn place(&self, offset: usize, columns: usize) -> u64 {
+        let elements = match self.row_stride {
+            Some(stride) => offset / columns.max(1) * stride,
+            None => offset,
+        };
+        self.address + (elements * self.dtype.size()) as u64
+    }
 }
 
 /// The buffers of a parameter.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Buffers {
     pub parameter: Buffer,
-    pub gradient: Buffer,
+    pub gradient: Option<Buffer>,
     pub previous: Option<Buffer>,
     pub state: Vec<(Slot, Buffer)>,
+}
+
+impl Buffers {
+    pub fn slot(&self, wanted: &[Slot]) -> Option<Buffer> {
+        self.state.iter().find(|(slot, _)| wanted.contains(slot)).map(|(_, buffer)| *buffer)
+    }
 }
 
 /// Everything the kernels are told of tensors.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Table {
     pub segments: Vec<Segment>,
+    /// The segments of each parameter.
     pub parameters: Vec<Range>,
     pub chunks: Vec<Chunk>,
 }
 
 /// A group's entry in the control block; none if it needs whole matrices.
-pub(crate) fn group_entry(group: &Group, hyper: Hyperparameters, seed: u64) -> Option<Entry> {
+pub(crate) fn group_entry(group: &Group, hyper: Hyperparameters) -> Option<Entry> {
     let mut flags = 0;
     let mut set = |on: bool, bit: u32| flags |= if on { bit } else { 0 };
     set(group.maximize, flag::MAXIMIZE);
     set(group.rounding == Rounding::Stochastic, flag::STOCHASTIC);
     let (rule, c) = match group.algorithm.rule() {
         Rule::Lmo(lmo) => {
-            if lmo.norm != Norm::Sign {
-                return None;
+            match (lmo.norm, lmo.order) {
+                (Norm::Sign, _) => {}
+                (Norm::Frobenius, Order::EstimateFirst) => set(true, flag::NORMALISED),
+                _ => return None,
             }
             let estimator = &lmo.estimator;
             set(estimator.starts_from_gradient(), flag::STARTS_FROM_GRADIENT);
@@ -78,76 +112,106 @@ pub(crate) fn group_entry(group: &Group, hyper: Hyperparameters, seed: u64) -> O
     // No decay is no constraint, whatever weight decay says.
     let decays = !matches!(group.algorithm.rule(), Rule::Lmo(lmo) if lmo.constraint == Constraint::None);
     let weight_decay = if decays { hyper.weight_decay } else { 0.0 };
-    let seed = [seed as u32, (seed >> 32) as u32];
-    Some(Entry { lr: hyper.lr, weight_decay, c, rule, flags, seed })
+    let narrow = group.state_dtype == StateDtype::Bf16;
+    let max = if narrow { bf16::MAX.to_f64() } else { f32::MAX.into() };
+    // AdaGrad's limit depends on the sums so far: the kernel takes the root of what they leave.
+    let limit = if rule == rule::ADAGRAD { max } else { group.algorithm.gradient_limit(max) };
+    Some(Entry { lr: hyper.lr, weight_decay, c, rule, flags, limit })
 }
 
 impl Table {
-    /// Adds a parameter: a segment for each of its matrices, with their chunks.
+    /// Adds a parameter: a segment for each of its matrices, or for each row of them where a buffer has gaps.
     pub fn push(&mut self, planned: &PlannedParameter, group: &Group, buffers: &Buffers, seed: u64) {
         let first = self.segments.len() as u32;
         let parameter = self.parameters.len() as u32;
-        let slot = |wanted: &[Slot]| {
-            let found = buffers.state.iter().find(|(slot, _)| wanted.contains(slot));
-            found.map(|(_, buffer)| *buffer)
-        };
+        let strided = [Some(buffers.parameter), buffers.gradient, buffers.previous];
+        let strided = strided.into_iter().flatten().any(|buffer| buffer.row_stride.is_some());
+        let key = key(&planned.spec.name, seed);
         for matrix in &planned.matrices {
             let scale = match group.algorithm.rule() {
                 Rule::Lmo(lmo) => lmo.scale.factor(lmo.norm, matrix.rows, matrix.columns),
                 _ => 1.0,
             };
-            let at = |buffer: Option<Buffer>| match buffer {
-                Some(Buffer { address, dtype }) => {
-                    (address + (matrix.offset * dtype.size()) as u64, code(dtype), dtype.size() as u64)
-                }
-                None => (0, ABSENT, 1),
-            };
-            let all = [
-                at(Some(buffers.parameter)),
-                at(Some(buffers.gradient)),
-                at(buffers.previous),
-                at(slot(&[Slot::Point, Slot::Master])),
-                at(slot(&[Slot::Momentum])),
-                at(slot(&[Slot::Variance])),
-                at(slot(&[Slot::VarianceMax])),
-            ];
-            let shift = boundary(&all);
-            let numel = (matrix.rows * matrix.columns) as u64;
-            let segment = self.segments.len() as u32;
-            self.segments.push(Segment {
-                visible: all[0].0,
-                gradient: all[1].0,
-                previous: all[2].0,
-                full: all[3].0,
-                momentum: all[4].0,
-                variance: all[5].0,
-                largest: all[6].0,
-                numel,
-                index: matrix.offset as u64,
-                scale,
-                parameter,
-                group: planned.group as u32,
-                key: key(&planned.spec.name, seed),
-                type_visible: all[0].1,
-                type_gradient: all[1].1,
-                type_previous: all[2].1,
-                type_full: all[3].1,
-                type_momentum: all[4].1,
-                type_variance: all[5].1,
-                shift: shift.unwrap_or(0) as u8,
-                aligned: shift.is_some().into(),
-                pad: [0; 24],
-            });
-            let before = (GROUP - shift.unwrap_or(0)) % GROUP;
-            let chunks = if numel == 0 { 0 } else { (numel + before).div_ceil(CHUNK) };
-            self.chunks.extend((0..chunks as u32).map(|chunk| Chunk { segment, chunk }));
+            let (rows, numel) =
+                if strided { (matrix.rows, matrix.columns) } else { (1, matrix.rows * matrix.columns) };
+            for row in 0..rows {
+                let offset = matrix.offset + row * matrix.columns;
+                let at = |buffer: Option<Buffer>| match buffer {
+                    Some(b) => (b.place(offset, matrix.columns), code(b.dtype), b.dtype.size() as u64),
+                    None => (0, ABSENT, 1),
+                };
+                let low = buffers.slot(&[Slot::Low]);
+                let all = [
+                    at(Some(buffers.parameter)),
+                    at(buffers.gradient),
+                    at(buffers.previous),
+                    at(buffers.slot(&[Slot::Point, Slot::Master]).or(low)),
+                    at(buffers.slot(&[Slot::Momentum])),
+                    at(buffers.slot(&[Slot::Variance])),
+                    at(buffers.slot(&[Slot::VarianceMax])),
+                ];
+                let shift = boundary(&all);
+                let segment = self.segments.len() as u32;
+                self.segments.push(Segment {
+                    visible: all[0].0,
+                    gradient: all[1].0,
+                    previous: all[2].0,
+                    full: all[3].0,
+                    momentum: all[4].0,
+                    variance: all[5].0,
+                    largest: all[6].0,
+                    numel: numel as u64,
+                    index: offset as u64,
+                    scale,
+                    parameter,
+                    group: planned.group as u32,
+                    key,
+                    type_visible: all[0].1,
+                    type_gradient: all[1].1,
+                    type_previous: all[2].1,
+                    type_full: if low.is_some() { LOW } else { all[3].1 },
+                    type_momentum: all[4].1,
+                    type_variance: all[5].1,
+                    shift: shift.unwrap_or(0) as u8,
+                    aligned: shift.is_some().into(),
+                    pad: [0; 24],
+                });
+                self.chunks.extend(chunks_of(numel as u64, shift).map(|chunk| Chunk { segment, chunk }));
+            }
         }
         self.parameters.push(Range { first, count: self.segments.len() as u32 - first });
     }
+
+    /// Brings the chunks of each group together, and says which are whose.
+    pub fn sort_by_group(&mut self, groups: usize) -> Vec<Range> {
+        let group_of = |chunk: &Chunk| self.segments[chunk.segment as usize].group;
+        self.chunks.sort_by_key(group_of);
+        ranges(self.chunks.iter().map(group_of), groups)
+    }
 }
 
-/// The element, of the first 8, at which every buffer has a 16-byte boundary.
-fn boundary(buffers: &[(u64, u8, u64)]) -> Option<u64> {
+/// The ranges of `0..groups` in a sorted list.
+pub(crate) fn ranges(sorted: impl Iterator<Item = u32>, groups: usize) -> Vec<Range> {
+    let mut out = vec![Range { first: 0, count: 0 }; groups];
+    for group in sorted {
+        out[group as usize].count += 1;
+    }
+    let mut first = 0;
+    for range in &mut out {
+        range.first = first;
+        first += range.count;
+    }
+    out
+}
+
+/// The chunks of so many elements, the first of which lies `shift` elements before a boundary.
+pub(crate) fn chunks_of(numel: u64, shift: Option<u64>) -> std::ops::Range<u32> {
+    let before = (GROUP - shift.unwrap_or(0)) % GROUP;
+    0..if numel == 0 { 0 } else { (numel + before).div_ceil(CHUNK) as u32 }
+}
+
+/// The element, of the first 8, at which every buffer has a 16-byte boundary. Buffers are (address, type, element's bytes).
+pub(crate) fn boundary(buffers: &[(u64, u8, u64)]) -> Option<u64> {
     let meets = |shift: &u64| {
         let there = buffers.iter().filter(|(address, ..)| *address != 0);
         there.into_iter().all(|(address, _, size)| (address + shift * size).is_multiple_of(16))
@@ -155,7 +219,7 @@ fn boundary(buffers: &[(u64, u8, u64)]) -> Option<u64> {
     (0..GROUP).find(meets)
 }
 
-fn code(dtype: Dtype) -> u8 {
+pub(crate) fn code(dtype: Dtype) -> u8 {
     match dtype {
         Dtype::F32 => F32,
         Dtype::Bf16 => BF16,

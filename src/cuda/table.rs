@@ -7,6 +7,7 @@ pub(crate) const F32: u8 = 0;
 pub(crate) const BF16: u8 = 1;
 pub(crate) const F16: u8 = 2;
 pub(crate) const ABSENT: u8 = 3;
+pub(crate) const LOW: u8 = 4;
 
 /// What a group does.
 pub(crate) mod rule {
@@ -31,6 +32,7 @@ pub(crate) mod flag {
     pub const STOCHASTIC: u32 = 32;
     pub const SGD_NESTEROV: u32 = 64;
     pub const AMSGRAD: u32 = 128;
+    pub const NORMALISED: u32 = 256;
 }
 
 /// One matrix of a parameter, or all of it. Addresses are the first element's; 0 for a buffer that is not there.
@@ -86,12 +88,107 @@ pub(crate) struct Group {
     pub c: [f64; 4],
     pub rule: u32,
     pub flags: u32,
-    pub seed: [u32; 2],
+    pub limit: f64,
 }
 
-/// Bytes of what `prepare` writes for each segment.
+/// A matrix as norms and scans see it.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C, align(16))]
+pub(crate) struct Matrix {
+    pub gradient: u64,
+    pub previous: u64,
+    pub momentum: u64,
+    pub held: u64,
+    pub numel: u64,
+    pub columns: u64,
+    pub gradient_stride: u64,
+    pub previous_stride: u64,
+    pub offset: u64,
+    pub eps: f64,
+    pub parameter: u32,
+    pub group: u32,
+    pub first_segment: u32,
+    pub segments: u32,
+    pub first_task: u32,
+    pub tasks: u32,
+    pub type_gradient: u8,
+    pub type_previous: u8,
+    pub type_momentum: u8,
+    pub type_held: u8,
+    pub aligned: u8,
+    pub eps_added: u8,
+    pub pad: [u8; 18],
+}
+
+/// A block of a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Task {
+    pub matrix: u32,
+    pub block: u32,
+}
+
+/// The head of the control block.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C, align(16))]
+pub(crate) struct Control {
+    pub max_grad_norm: f64,
+    pub loss_scale: f64,
+    pub clips: u32,
+    pub scans: u32,
+    pub pad: u64,
+}
+
+/// What became of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C, align(16))]
+pub(crate) struct Entry {
+    pub step: u64,
+    pub applied: u64,
+    pub skipped: u64,
+    pub norm: f64,
+    pub clip: f64,
+    pub index: u64,
+    pub value: f64,
+    pub limit: f64,
+    pub parameter: u32,
+    pub verdict: u32,
+    pub bad: f32,
+    pub pad: u32,
+    pub seal: u64,
+    pub more: u64,
+}
+
+/// Entries of the ring, and where it begins in what the device keeps from step to step.
+pub(crate) const ENTRIES: u64 = 64;
+pub(crate) const RING: usize = 64;
+pub(crate) const STATUS_BYTES: usize = RING + ENTRIES as usize * size_of::<Entry>();
+/// Verdicts beside 0, applied.
+pub(crate) const NON_FINITE: u32 = 1;
+pub(crate) const OVERFLOW: u32 = 2;
+
+/// A gradient and what is added to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C, align(16))]
+pub(crate) struct Pair {
+    pub sum: u64,
+    pub addend: u64,
+    pub numel: u64,
+    pub type_sum: u8,
+    pub type_addend: u8,
+    pub shift: u8,
+    pub aligned: u8,
+    pub pad: [u8; 4],
+}
+
+/// Bytes of what the kernels write for each segment, task and matrix.
 pub(crate) const SCALARS_BYTES: usize = 64;
+pub(crate) const FOUND_BYTES: usize = 24;
+pub(crate) const GATHERED_BYTES: usize = 32;
 
 const _: () = assert!(size_of::<Segment>() == 128 && std::mem::offset_of!(Segment, key) == 88);
 const _: () = assert!(std::mem::offset_of!(Segment, type_visible) == 96);
 const _: () = assert!(size_of::<Group>() == 64 && std::mem::offset_of!(Group, rule) == 48);
+const _: () = assert!(size_of::<Matrix>() == 128 && std::mem::offset_of!(Matrix, type_gradient) == 104);
+const _: () = assert!(size_of::<Control>() == 32 && size_of::<Pair>() == 32);
+const _: () = assert!(size_of::<Entry>() == 96 && std::mem::offset_of!(Entry, seal) == 80);

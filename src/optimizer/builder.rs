@@ -1,43 +1,49 @@
 //! Registration: parameters and groups in, an [`Optimizer`] with all its state out, or nothing.
 
 use std::collections::HashMap;
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
 
-use super::{NonFinite, Optimizer, StepOptions};
+use super::cpu::Cpu;
+use super::{AnyTensor, Backend, NonFinite, Optimizer, StepOptions, memory};
+#[cfg(feature = "cuda")]
+use super::card::Card;
+#[cfg(feature = "cuda")]
+use crate::cuda::{Context, Stream};
 use crate::algorithm::{Algorithm, Rule, Slot};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::plan::{ParameterSpec, Plan, PlannedParameter, Precision};
 use crate::reference::State;
-use crate::reference::newton_schulz::Orthogonaliser;
-use crate::tensor::{Dtype, Element, Storage, Tensor, with_elements};
+use crate::tensor::{Dtype, Element, Storage, with_elements};
 
 /// A parameter with its gradient, as the training loop hands it over. Tensors are shared, not copied.
 #[derive(Debug, Clone)]
 pub struct Parameter {
     pub(super) name: String,
-    pub(super) data: Tensor,
-    pub(super) grad: Option<Tensor>,
-    pub(super) prev_grad: Option<Tensor>,
+    pub(super) data: AnyTensor,
+    pub(super) grad: Option<AnyTensor>,
+    pub(super) prev_grad: Option<AnyTensor>,
 }
 
 impl Parameter {
     /// A parameter without a gradient: left alone until one is bound.
-    pub fn new(name: impl Into<String>, data: Tensor) -> Self {
-        Self { name: name.into(), data, grad: None, prev_grad: None }
+    pub fn new(name: impl Into<String>, data: impl Into<AnyTensor>) -> Self {
+        Self { name: name.into(), data: data.into(), grad: None, prev_grad: None }
     }
 
     /// Where the training loop writes the gradient. Read-only to the optimizer.
     #[must_use]
-    pub fn grad(mut self, grad: Tensor) -> Self {
-        self.grad = Some(grad);
+    pub fn grad(mut self, grad: impl Into<AnyTensor>) -> Self {
+        self.grad = Some(grad.into());
         self
     }
 
     /// Where the training loop writes the gradient at the previous point on the current sample (variance reduction).
     #[must_use]
-    pub fn prev_grad(mut self, prev_grad: Tensor) -> Self {
-        self.prev_grad = Some(prev_grad);
+    pub fn prev_grad(mut self, prev_grad: impl Into<AnyTensor>) -> Self {
+        self.prev_grad = Some(prev_grad.into());
         self
     }
 }
@@ -49,9 +55,44 @@ pub struct Builder {
     pub(super) groups: Vec<Group>,
     pub(super) options: StepOptions,
     pub(super) precision: Option<Precision>,
+    #[cfg(feature = "cuda")]
+    pub(super) context: Option<Context>,
+    #[cfg(feature = "cuda")]
+    pub(super) stream: Option<Arc<Stream>>,
 }
 
 impl Builder {
+    pub(super) fn new(device: Device) -> Self {
+        Self {
+            device,
+            groups: vec![],
+            options: StepOptions::default(),
+            precision: None,
+            #[cfg(feature = "cuda")]
+            context: None,
+            #[cfg(feature = "cuda")]
+            stream: None,
+        }
+    }
+
+    /// The context that the tensors on the card belong to. Without it: the card's primary context.
+    #[cfg(feature = "cuda")]
+    #[must_use]
+    pub fn context(mut self, context: Context) -> Self {
+        self.context = Some(context);
+        self
+    }
+
+    /// The stream that [`Optimizer::step`] gives its work to, where tensors lie on a card. Its context is the optimizer's.
+    #[cfg(feature = "cuda")]
+    #[must_use]
+    pub fn stream(mut self, stream: impl Into<Arc<Stream>>) -> Self {
+        let stream = stream.into();
+        self.context = Some(stream.context().clone());
+        self.stream = Some(stream);
+        self
+    }
+
     /// Adds a group. Order matters: the first that matches a parameter owns it.
     #[must_use]
     pub fn group(mut self, group: Group) -> Self {
@@ -101,40 +142,39 @@ impl Builder {
     /// differs or that share storage with a parameter. Nothing is allocated or changed then.
     pub fn register(self, parameters: impl IntoIterator<Item = Parameter>) -> Result<Optimizer> {
         self.options.validate()?;
-        self.device.check_runs()?;
         let parameters: Vec<Parameter> = parameters.into_iter().collect();
         let specs = parameters.iter().map(spec).collect();
         let plan = Plan::new(self.groups, specs, self.precision)?;
-        check_buffers(&parameters)?;
+        memory::check_parameters_apart(&parameters)?;
+        memory::check_gradients_apart(&parameters)?;
         for (parameter, planned) in parameters.iter().zip(&plan.parameters) {
             check_gradients(parameter, &plan.group_of(planned).algorithm, plan.precision)?;
         }
-        let hyper = plan.groups.iter().map(Group::hyperparameters).collect::<Result<_>>()?;
-        let methods = plan
-            .groups
-            .iter()
-            .map(|group| match group.algorithm.rule() {
-                Rule::Lmo(lmo) => Some(Orthogonaliser::new(&lmo.newton_schulz)),
-                _ => None,
-            })
-            .collect();
-        let states = plan
-            .parameters
-            .iter()
-            .zip(&parameters)
-            .map(|(planned, p)| initial_state(&plan, planned, &p.data))
-            .collect();
+        let hyper: Vec<_> = plan.groups.iter().map(Group::hyperparameters).collect::<Result<_>>()?;
+        let backend = match self.device {
+            Device::Cpu => {
+                let states = plan.parameters.iter().zip(&parameters);
+                let states = states.map(|(planned, p)| initial_state(&plan, planned, &p.data)).collect();
+                Backend::Cpu(Cpu::new(&plan, &parameters, states)?)
+            }
+            #[cfg(feature = "cuda")]
+            device => {
+                let context = self.context.map_or_else(|| Context::open(device), Ok)?;
+                Backend::Card(Box::new(Card::new(context, self.stream, &plan, &hyper, &self.options, &parameters)?))
+            }
+            #[cfg(not(feature = "cuda"))]
+            device => {
+                return Err(crate::driver::Driver::open(device).err().unwrap_or(Error::NoGradients));
+            }
+        };
         Ok(Optimizer {
             device: self.device,
             plan,
             hyper,
-            methods,
             options: self.options,
             parameters,
-            states,
+            backend,
             shelved: HashMap::new(),
-            steps: 0,
-            skipped: 0,
         })
     }
 }
@@ -144,42 +184,8 @@ fn spec(parameter: &Parameter) -> ParameterSpec {
         name: parameter.name.clone(),
         shape: parameter.data.shape().to_vec(),
         dtype: parameter.data.dtype(),
-        grad_dtype: parameter.grad.as_ref().map(Tensor::dtype),
+        grad_dtype: parameter.grad.as_ref().map(AnyTensor::dtype),
     }
-}
-
-/// No element may belong to two parameters, and gradients may not live where parameters do.
-fn check_buffers(parameters: &[Parameter]) -> Result<()> {
-    let mut by_storage: HashMap<usize, Vec<&Parameter>> = HashMap::new();
-    for parameter in parameters {
-        by_storage.entry(parameter.data.storage_id()).or_default().push(parameter);
-    }
-    for sharing in by_storage.values() {
-        let mut runs: Vec<_> =
-            sharing.iter().flat_map(|p| p.data.runs().into_iter().map(move |run| (run, &p.name))).collect();
-        runs.sort_by_key(|(run, _)| run.start);
-        if let Some([(_, name), (run, other)]) = runs.windows(2).find(|w| w[1].0.start < w[0].0.end) {
-            let whom = if name == other { "itself".into() } else { format!("parameter `{other}`") };
-            return Err(Error::parameter(
-                name,
-                format!("it shares storage element {} with {whom}", run.start),
-            ));
-        }
-    }
-    for parameter in parameters {
-        for grad in parameter.grad.iter().chain(&parameter.prev_grad) {
-            if let Some(owners) = by_storage.get(&grad.storage_id()) {
-                return Err(Error::parameter(
-                    &parameter.name,
-                    format!(
-                        "its gradient lies in the storage of parameter `{}`; gradients need storage of their own",
-                        owners[0].name
-                    ),
-                ));
-            }
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn check_gradients(
@@ -209,7 +215,7 @@ pub(super) fn check_gradients(
     Ok(())
 }
 
-fn initial_state(plan: &Plan, planned: &PlannedParameter, data: &Tensor) -> State {
+fn initial_state(plan: &Plan, planned: &PlannedParameter, data: &AnyTensor) -> State {
     let rule = plan.group_of(planned).algorithm.rule();
     let slots = planned
         .slots
@@ -217,7 +223,11 @@ fn initial_state(plan: &Plan, planned: &PlannedParameter, data: &Tensor) -> Stat
         .map(|&(slot, dtype)| {
             let mut storage = Storage::zeros(dtype, planned.numel());
             match (slot, rule) {
-                (Slot::Point | Slot::Master, _) => copy_converted(&data.to_storage(), &mut storage),
+                (Slot::Point | Slot::Master, _) => {
+                    if let AnyTensor::Host(data) = data {
+                        copy_converted(&data.to_storage(), &mut storage);
+                    }
+                }
                 (Slot::Variance, Rule::AdaGrad(a)) => fill(&mut storage, a.initial_accumulator_value),
                 _ => {}
             }

@@ -1,25 +1,28 @@
 //! The one type users hold: registers parameters, steps, saves, loads.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 
-use rayon::prelude::*;
-
-use crate::algorithm::{Rule, Slot};
+use crate::algorithm::{Algorithm, Slot};
 use crate::checkpoint;
 use crate::device::Device;
 use crate::error::{Error, Result, suggest};
-use crate::group::{Group, Hyperparameters, StateDtype};
-use crate::plan::{Plan, Precision};
-use crate::reference::newton_schulz::Orthogonaliser;
-use crate::reference::real::Real;
-use crate::reference::{self, State, Work};
-use crate::tensor::{Storage, Tensor, with_elements};
+use crate::group::{Group, Hyperparameters};
+use crate::plan::Plan;
+use crate::tensor::{Storage, with_elements};
 
 mod builder;
+#[cfg(feature = "cuda")]
+mod card;
+mod cpu;
+mod memory;
 
 pub use builder::{Builder, Parameter};
 use builder::{check_gradients, copy_converted};
+#[cfg(feature = "cuda")]
+use card::Card;
+use cpu::Cpu;
+pub use memory::AnyTensor;
 
 /// What a step does when a gradient holds NaN or an infinity. It always concerns the whole step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,6 +69,12 @@ impl StepOptions {
             _ => Ok(()),
         }
     }
+
+    /// Whether steps look at all gradients before anything changes.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn decides(&self) -> bool {
+        self.max_grad_norm.is_some() || self.nonfinite != NonFinite::Propagate
+    }
 }
 
 /// What a step did.
@@ -84,19 +93,37 @@ pub struct StepReport {
     pub non_finite: Option<String>,
     /// Orthogonalisations that left their bound and were redone with the safe iteration.
     pub orthogonalise_fallbacks: usize,
+    /// The step was given to a card's stream, and what became of it is not known yet.
+    pub pending: bool,
 }
 
-fn largest_value(storage: &Storage) -> f64 {
-    with_elements!(Storage, storage, v => v.iter().map(|x| crate::tensor::Element::to_f64(*x)).fold(0.0, f64::max))
+/// What a step is made with.
+pub(crate) struct Step<'a> {
+    pub plan: &'a Plan,
+    pub hyper: &'a [Hyperparameters],
+    pub options: &'a StepOptions,
+    pub parameters: &'a [Parameter],
+    /// Parameters with a gradient.
+    pub present: &'a [usize],
 }
 
-/// What a look at all gradients found.
-struct Scanned {
-    bad: Option<Error>,
-    /// Of the gradients as they are, times the loss scale.
-    norm: f64,
-    /// (parameter, largest absolute value).
-    largest: Vec<(usize, f64)>,
+/// Where steps run.
+#[derive(Debug)]
+enum Backend {
+    Cpu(Cpu),
+    #[cfg(feature = "cuda")]
+    Card(Box<Card>),
+}
+
+/// Runs `$body` with `$backend` bound to the backend, whichever it is.
+macro_rules! on_backend {
+    ($of:expr, $backend:ident => $body:expr) => {
+        match $of {
+            Backend::Cpu($backend) => $body,
+            #[cfg(feature = "cuda")]
+            Backend::Card($backend) => $body,
+        }
+    };
 }
 
 /// Registered parameters, their state, and the step.
@@ -105,37 +132,38 @@ pub struct Optimizer {
     device: Device,
     plan: Plan,
     hyper: Vec<Hyperparameters>,
-    /// Newton-Schulz of each group of the trust-region family.
-    methods: Vec<Option<Orthogonaliser>>,
     options: StepOptions,
     parameters: Vec<Parameter>,
-    states: Vec<State>,
+    backend: Backend,
     /// The extrapolated points, while the parameter buffers show the iterates.
     shelved: HashMap<usize, Storage>,
-    steps: u64,
-    skipped: u64,
 }
 
 impl Optimizer {
     /// Starts a builder.
     pub fn builder(device: Device) -> Builder {
-        Builder { device, groups: vec![], options: StepOptions::default(), precision: None }
+        Builder::new(device)
     }
 
     /// One step with the gradients as they are now.
     ///
+    /// With tensors in host memory the step is done when this returns, on every device. With tensors on a card it has been
+    /// given to the builder's stream, nothing is waited for, and the report says only that: what became of it is for
+    /// [`status`](Self::status).
+    ///
     /// # Errors
     /// [`Error::NoGradients`], [`Error::NonFiniteGradient`] under [`NonFinite::Error`], [`Error::GradientOverflow`]
     /// unless gradients are not scanned, a missing previous gradient;
-    /// parameters and state are bit for bit unchanged then.
+    /// parameters and state are bit for bit unchanged then. On a card also [`Error::Driver`], with which nothing was
+    /// changed, and [`Error::DeviceLost`].
     pub fn step(&mut self) -> Result<StepReport> {
-        match self.plan.precision {
-            Precision::F32 => self.step_in::<f32>(),
-            Precision::F64 => self.step_in::<f64>(),
-        }
+        let (present, report) = self.check_step()?;
+        let step = Step { plan: &self.plan, hyper: &self.hyper, options: &self.options, parameters: &self.parameters, present: &present };
+        on_backend!(&mut self.backend, backend => backend.step(&step, report))
     }
 
-    fn step_in<T: Real>(&mut self) -> Result<StepReport> {
+    /// What can be said of a step beforehand: parameters with a gradient, and the report so far.
+    fn check_step(&self) -> Result<(Vec<usize>, StepReport)> {
         if !self.shelved.is_empty() {
             return Err(Error::Step(
                 "step: the buffers show the iterates (eval_point); call train_point first".into(),
@@ -148,132 +176,15 @@ impl Optimizer {
         }
         for &i in &present {
             let missing = self.group(i).algorithm.needs_previous_gradient()
-                && self.states[i].step > 0
-                && self.parameters[i].prev_grad.is_none();
+                && self.parameters[i].prev_grad.is_none()
+                && on_backend!(&self.backend, backend => backend.started(i));
             if missing {
                 let reason = "variance reduction needs the gradient at the previous point, and none is bound";
                 return Err(Error::parameter(&self.parameters[i].name, reason));
             }
         }
-        let mut report =
-            StepReport { without_gradient: self.parameters.len() - present.len(), ..StepReport::default() };
-        let mut clip = 1.0;
-        let scanning = self.options.nonfinite != NonFinite::Propagate;
-        if scanning || self.options.max_grad_norm.is_some() {
-            let Scanned { bad, norm, largest } = self.scan::<T>(&present);
-            let norm = norm / self.options.loss_scale;
-            report.grad_norm = self.options.max_grad_norm.map(|_| norm);
-            if let Some(bad) = bad.filter(|_| scanning) {
-                return self.refuse(bad, report);
-            }
-            if scanning && !norm.is_finite() {
-                return Err(Error::Step("step: the global gradient norm is beyond the range of f64".into()));
-            }
-            if let Some(max) = self.options.max_grad_norm {
-                // f64::min would swallow a NaN norm under `propagate`.
-                let ratio = max / (norm + 1e-6);
-                clip = if ratio > 1.0 { 1.0 } else { ratio };
-            }
-            let overflow = self.overflow::<T>(&largest, clip / self.options.loss_scale);
-            if let Some(overflow) = overflow.filter(|_| scanning) {
-                return self.refuse(overflow, report);
-            }
-        }
-        let works = self
-            .plan
-            .parameters
-            .iter()
-            .zip(&self.parameters)
-            .zip(&mut self.states)
-            .filter_map(|((planned, parameter), state)| {
-                Some(Work {
-                    planned,
-                    group: &self.plan.groups[planned.group],
-                    method: self.methods[planned.group].as_ref(),
-                    hyper: self.hyper[planned.group],
-                    parameter: &parameter.data,
-                    gradient: parameter.grad.as_ref()?,
-                    previous: parameter.prev_grad.as_ref(),
-                    state,
-                })
-            })
-            .collect();
-        let factor = clip / self.options.loss_scale;
-        report.orthogonalise_fallbacks = reference::step::<T>(works, factor, self.options.seed);
-        report.applied = true;
-        report.updated = present.len();
-        self.steps += 1;
-        Ok(report)
-    }
-
-    /// The policy's answer to a gradient that cannot be used: the error, or a skipped step.
-    fn refuse(&mut self, cause: Error, mut report: StepReport) -> Result<StepReport> {
-        match (self.options.nonfinite, cause) {
-            (
-                NonFinite::Skip,
-                Error::NonFiniteGradient { parameter, .. } | Error::GradientOverflow { parameter, .. },
-            ) => {
-                report.non_finite = Some(parameter);
-                self.skipped += 1;
-                Ok(report)
-            }
-            (_, cause) => Err(cause),
-        }
-    }
-
-    /// Looks at every gradient that is present; `bad` is the first non-finite one in registration order.
-    fn scan<T: Real>(&self, present: &[usize]) -> Scanned {
-        let with_norm = self.options.max_grad_norm.is_some();
-        let scans: Vec<_> = present
-            .par_iter()
-            .map(|&i| {
-                let p = &self.parameters[i];
-                let planned = &self.plan.parameters[i];
-                let scan_one = |grad: &Tensor| reference::scan::<T>(planned, grad, with_norm);
-                let own = p.grad.as_ref().map(scan_one);
-                // The first step of variance reduction does not read the previous gradient.
-                let previous = p.prev_grad.as_ref().filter(|_| self.states[i].step > 0).map(scan_one);
-                (i, own, previous)
-            })
-            .collect();
-        let (mut bad, mut squares, mut largest) = (None, vec![], Vec::with_capacity(scans.len()));
-        for (i, own, previous) in scans {
-            squares.extend(own.iter().flat_map(|s| s.squares.iter().copied()));
-            largest.push((i, own.iter().chain(&previous).map(|s| s.largest).fold(0.0, f64::max)));
-            let first = own.into_iter().chain(previous).find_map(|s| s.non_finite);
-            if let (Some((index, value)), None) = (first, &bad) {
-                bad = Some(Error::NonFiniteGradient {
-                    step: self.steps + self.skipped + 1,
-                    parameter: self.parameters[i].name.clone(),
-                    index,
-                    value: value.to_string(),
-                });
-            }
-        }
-        Scanned { bad, norm: reference::reduce::total_norm(&squares), largest }
-    }
-
-    /// The first gradient that its algorithm's state cannot take in once `factor` is applied.
-    fn overflow<T: Real>(&self, largest: &[(usize, f64)], factor: f64) -> Option<Error> {
-        largest.iter().find_map(|&(i, value)| {
-            let group = self.group(i);
-            let narrow = group.state_dtype == StateDtype::Bf16;
-            let max = if narrow { half::bf16::MAX.to_f64() } else { T::max_value().to_f64() };
-            // AdaGrad adds to what it has.
-            let held = match group.algorithm.rule() {
-                Rule::AdaGrad(_) => {
-                    self.states[i].slots.iter().map(|(_, s)| largest_value(s)).fold(0.0, f64::max)
-                }
-                _ => 0.0,
-            };
-            let limit = group.algorithm.gradient_limit(max - held);
-            (value * factor > limit).then(|| Error::GradientOverflow {
-                step: self.steps + self.skipped + 1,
-                parameter: self.parameters[i].name.clone(),
-                value: value * factor,
-                limit,
-            })
-        })
+        let (updated, without_gradient) = (present.len(), self.parameters.len() - present.len());
+        Ok((present, StepReport { updated, without_gradient, ..StepReport::default() }))
     }
 
     fn group(&self, parameter: usize) -> &Group {
@@ -290,14 +201,22 @@ impl Optimizer {
         self.device
     }
 
-    /// Steps applied by this object, not counting skipped ones.
+    /// Steps applied by this object, not counting skipped ones. On a card: as far as it has come.
     pub fn steps(&self) -> u64 {
-        self.steps
+        match &self.backend {
+            Backend::Cpu(cpu) => cpu.steps,
+            #[cfg(feature = "cuda")]
+            Backend::Card(card) => card.counts().0,
+        }
     }
 
-    /// Steps skipped for non-finite gradients.
+    /// Steps skipped for non-finite gradients. On a card: as far as it has come.
     pub fn skipped_steps(&self) -> u64 {
-        self.skipped
+        match &self.backend {
+            Backend::Cpu(cpu) => cpu.skipped,
+            #[cfg(feature = "cuda")]
+            Backend::Card(card) => card.counts().1,
+        }
     }
 
     /// Sets a group's learning rate from the next step on.
@@ -307,7 +226,7 @@ impl Optimizer {
     pub fn set_lr(&mut self, group: &str, lr: f64) -> Result<()> {
         let i = self.find_group(group)?;
         self.hyper[i] = Hyperparameters::checked(&self.plan.groups[i], lr, self.hyper[i].weight_decay)?;
-        Ok(())
+        self.control_changed()
     }
 
     /// Sets a group's weight decay from the next step on.
@@ -317,15 +236,42 @@ impl Optimizer {
     pub fn set_weight_decay(&mut self, group: &str, weight_decay: f64) -> Result<()> {
         let i = self.find_group(group)?;
         self.hyper[i] = Hyperparameters::checked(&self.plan.groups[i], self.hyper[i].lr, weight_decay)?;
-        Ok(())
+        self.control_changed()
     }
 
-    /// A group's learning rate.
+    /// Sets a group's hyperparameters from the next step on: those of an algorithm of the same name, with the same state.
+    /// Learning rate and weight decay stay as they are.
     ///
     /// # Errors
-    /// An unknown group.
-    pub fn lr(&self, group: &str) -> Result<f64> {
-        Ok(self.hyper[self.find_group(group)?].lr)
+    /// An unknown group, an algorithm of another name or with other state (another estimator, norm or order; momentum where
+    /// there was none), illegal values; nothing changes then.
+    pub fn set_algorithm(&mut self, group: &str, algorithm: Algorithm) -> Result<()> {
+        let i = self.find_group(group)?;
+        let mut changed = self.plan.groups[i].clone();
+        let before = std::mem::replace(&mut changed.algorithm, algorithm);
+        if !before.is_compatible(&changed.algorithm) {
+            return Err(Error::Config(format!(
+                "group `{group}`: `{}` cannot take the place of `{}` with the state that there is",
+                changed.algorithm.composition(),
+                before.composition()
+            )));
+        }
+        changed.validate()?;
+        Hyperparameters::checked(&changed, self.hyper[i].lr, self.hyper[i].weight_decay)?;
+        self.plan.groups[i] = changed;
+        let rebound = on_backend!(&mut self.backend, backend => backend.regroup(&self.plan, &self.parameters));
+        rebound.and_then(|()| self.control_changed())
+    }
+
+    /// Sets the global norm that gradients are clipped to from the next step on, or that they are not.
+    ///
+    /// # Errors
+    /// A value outside the legal interval; nothing changes then.
+    pub fn set_max_grad_norm(&mut self, max: Option<f64>) -> Result<()> {
+        let options = StepOptions { max_grad_norm: max, ..self.options };
+        options.validate()?;
+        self.options = options;
+        self.control_changed()
     }
 
     /// Sets the loss scale from the next step on.
@@ -336,12 +282,29 @@ impl Optimizer {
         let options = StepOptions { loss_scale, ..self.options };
         options.validate()?;
         self.options = options;
-        Ok(())
+        self.control_changed()
     }
 
     /// The loss scale that the next step divides out of the gradients.
     pub fn loss_scale(&self) -> f64 {
         self.options.loss_scale
+    }
+
+    /// Tells the backend of new hyperparameters or options.
+    fn control_changed(&mut self) -> Result<()> {
+        match &mut self.backend {
+            Backend::Cpu(_) => Ok(()),
+            #[cfg(feature = "cuda")]
+            Backend::Card(card) => card.set_control(&self.plan.groups, &self.hyper, &self.options),
+        }
+    }
+
+    /// A group's learning rate.
+    ///
+    /// # Errors
+    /// An unknown group.
+    pub fn lr(&self, group: &str) -> Result<f64> {
+        Ok(self.hyper[self.find_group(group)?].lr)
     }
 
     fn find_group(&self, name: &str) -> Result<usize> {
@@ -351,13 +314,14 @@ impl Optimizer {
         })
     }
 
-    /// Binds other gradient tensors (or none) to parameters, all or nothing.
+    /// Binds other gradient tensors (or none) to parameters, all or nothing. On a card this is one copy, unless strides or
+    /// alignments change.
     ///
     /// # Errors
     /// Unknown names, shapes or dtypes that do not fit, storage that belongs to a parameter.
-    pub fn rebind_gradients<S: AsRef<str>>(
+    pub fn rebind_gradients<S: AsRef<str>, T: Into<AnyTensor>>(
         &mut self,
-        gradients: impl IntoIterator<Item = (S, Option<Tensor>)>,
+        gradients: impl IntoIterator<Item = (S, Option<T>)>,
     ) -> Result<()> {
         self.rebind(gradients, |parameter, tensor| parameter.grad = tensor)
     }
@@ -366,21 +330,21 @@ impl Optimizer {
     ///
     /// # Errors
     /// As [`rebind_gradients`](Self::rebind_gradients).
-    pub fn rebind_previous_gradients<S: AsRef<str>>(
+    pub fn rebind_previous_gradients<S: AsRef<str>, T: Into<AnyTensor>>(
         &mut self,
-        gradients: impl IntoIterator<Item = (S, Option<Tensor>)>,
+        gradients: impl IntoIterator<Item = (S, Option<T>)>,
     ) -> Result<()> {
         self.rebind(gradients, |parameter, tensor| parameter.prev_grad = tensor)
     }
 
-    fn rebind<S: AsRef<str>>(
+    fn rebind<S: AsRef<str>, T: Into<AnyTensor>>(
         &mut self,
-        gradients: impl IntoIterator<Item = (S, Option<Tensor>)>,
-        bind: impl Fn(&mut Parameter, Option<Tensor>),
+        gradients: impl IntoIterator<Item = (S, Option<T>)>,
+        bind: impl Fn(&mut Parameter, Option<AnyTensor>),
     ) -> Result<()> {
         let index: HashMap<&str, usize> =
             self.parameters.iter().enumerate().map(|(i, p)| (p.name.as_str(), i)).collect();
-        let owned: HashSet<usize> = self.parameters.iter().map(|p| p.data.storage_id()).collect();
+        let mut parameters = self.parameters.clone();
         let mut changed = vec![];
         for (name, tensor) in gradients {
             let name = name.as_ref();
@@ -388,21 +352,19 @@ impl Optimizer {
                 let hint = suggest(name, index.keys().copied());
                 return Err(Error::parameter(name, format!("no such parameter is registered{hint}")));
             };
-            if tensor.as_ref().is_some_and(|t| owned.contains(&t.storage_id())) {
-                return Err(Error::parameter(name, "its gradient lies in the storage of a parameter"));
-            }
-            let mut parameter = self.parameters[i].clone();
-            bind(&mut parameter, tensor);
-            check_gradients(&parameter, &self.group(i).algorithm, self.plan.precision)?;
-            changed.push((i, parameter));
+            bind(&mut parameters[i], tensor.map(Into::into));
+            check_gradients(&parameters[i], &self.group(i).algorithm, self.plan.precision)?;
+            changed.push(i);
         }
+        memory::check_gradients_apart(&parameters)?;
+        on_backend!(&mut self.backend, backend => backend.bind(&self.plan, &parameters))?;
         let mut new_types = false;
-        for (i, parameter) in changed {
-            let grad_dtype = parameter.grad.as_ref().map(Tensor::dtype);
+        for i in changed {
+            let grad_dtype = parameters[i].grad.as_ref().map(AnyTensor::dtype);
             new_types |=
                 std::mem::replace(&mut self.plan.parameters[i].spec.grad_dtype, grad_dtype) != grad_dtype;
-            self.parameters[i] = parameter;
         }
+        self.parameters = parameters;
         if new_types {
             self.plan.refresh_warnings();
         }
@@ -410,50 +372,94 @@ impl Optimizer {
     }
 
     /// The parameters' names and tensors, in registration order.
-    pub fn parameters(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, &AnyTensor)> {
         self.parameters.iter().map(|p| (p.name.as_str(), &p.data))
     }
 
-    /// A state buffer as f64 values in row-major order, or `None` if the parameter or the slot does not exist.
-    pub fn state(&self, parameter: &str, slot: Slot) -> Option<Vec<f64>> {
-        let i = self.parameters.iter().position(|p| p.name == parameter)?;
-        let (_, storage) = self.states[i].slots.iter().find(|(s, _)| *s == slot)?;
-        Some(
-            with_elements!(Storage, storage, v => v.iter().map(|x| crate::tensor::Element::to_f64(*x)).collect()),
-        )
+    /// A state buffer as f64 values in row-major order, or `None` if the parameter or the slot does not exist. On a card
+    /// this waits for all steps given.
+    ///
+    /// # Errors
+    /// What the card's driver says.
+    pub fn state(&self, parameter: &str, slot: Slot) -> Result<Option<Vec<f64>>> {
+        let Some(i) = self.parameters.iter().position(|p| p.name == parameter) else { return Ok(None) };
+        let storage = self.slot(i, slot)?;
+        Ok(storage.map(|storage| {
+            with_elements!(Storage, storage, v => v.iter().map(|x| crate::tensor::Element::to_f64(*x)).collect())
+        }))
     }
 
-    /// Steps applied to a parameter, over all runs.
-    pub fn step_count(&self, parameter: &str) -> Option<u64> {
-        let i = self.parameters.iter().position(|p| p.name == parameter)?;
-        Some(self.states[i].step)
+    fn slot(&self, parameter: usize, slot: Slot) -> Result<Option<Storage>> {
+        match &self.backend {
+            Backend::Cpu(cpu) => Ok(cpu.slot(parameter, slot)),
+            #[cfg(feature = "cuda")]
+            Backend::Card(card) => card.slot(&self.plan, parameter, slot),
+        }
+    }
+
+    /// Steps applied to a parameter, over all runs; `None` for an unknown one. On a card this waits for all steps given.
+    ///
+    /// # Errors
+    /// What the card's driver says.
+    pub fn step_count(&self, parameter: &str) -> Result<Option<u64>> {
+        let Some(i) = self.parameters.iter().position(|p| p.name == parameter) else { return Ok(None) };
+        match &self.backend {
+            Backend::Cpu(cpu) => Ok(Some(cpu.states[i].step)),
+            #[cfg(feature = "cuda")]
+            Backend::Card(card) => Ok(card.step_counts()?.get(i).copied()),
+        }
+    }
+
+    /// A parameter's elements as its buffer shows them, row-major.
+    fn read(&self, parameter: usize) -> Result<Storage> {
+        match &self.backend {
+            Backend::Cpu(cpu) => Ok(cpu.read(parameter)),
+            #[cfg(feature = "cuda")]
+            Backend::Card(card) => card.read(&self.parameters[parameter].data),
+        }
+    }
+
+    fn write(&self, parameter: usize, values: &Storage) -> Result<()> {
+        match &self.backend {
+            Backend::Cpu(cpu) => cpu.write(parameter, values),
+            #[cfg(feature = "cuda")]
+            Backend::Card(card) => card.write(&self.parameters[parameter].data, values),
+        }
     }
 
     /// Shows the iterates `x` of extrapolated parameters in their buffers, for evaluating or exporting the model.
-    /// Steps are refused until [`train_point`](Self::train_point). Other parameters are not touched.
-    pub fn eval_point(&mut self) {
+    /// Steps are refused until [`train_point`](Self::train_point). Other parameters are not touched. On a card this waits.
+    ///
+    /// # Errors
+    /// What the card's driver says; [`train_point`](Self::train_point) then undoes what was done.
+    pub fn eval_point(&mut self) -> Result<()> {
         for i in 0..self.parameters.len() {
-            let Some((_, point)) = self.states[i].slots.iter().find(|(slot, _)| *slot == Slot::Point) else {
+            if self.shelved.contains_key(&i) {
                 continue;
-            };
-            let data = &self.parameters[i].data;
-            self.shelved.entry(i).or_insert_with(|| {
-                let shown = data.to_storage();
-                let mut iterate = Storage::zeros(data.dtype(), data.numel());
-                copy_converted(point, &mut iterate);
-                // Type and length are those of the tensor itself.
-                let _ = data.assign(&iterate);
-                shown
-            });
+            }
+            let Some(point) = self.slot(i, Slot::Point)? else { continue };
+            let shown = self.read(i)?;
+            let mut iterate = Storage::zeros(shown.dtype(), shown.len());
+            copy_converted(&point, &mut iterate);
+            self.shelved.insert(i, shown);
+            self.write(i, &iterate)?;
         }
+        Ok(())
     }
 
     /// Puts the extrapolated points `y`, where gradients are to be taken, back into the buffers.
-    pub fn train_point(&mut self) {
-        for (i, y) in self.shelved.drain() {
-            // Type and length are those of the tensor itself.
-            let _ = self.parameters[i].data.assign(&y);
+    ///
+    /// # Errors
+    /// What the card's driver says; what is not back yet goes back with the next call.
+    pub fn train_point(&mut self) -> Result<()> {
+        let shelved: Vec<usize> = self.shelved.keys().copied().collect();
+        for i in shelved {
+            if let Some(y) = self.shelved.get(&i) {
+                self.write(i, y)?;
+            }
+            self.shelved.remove(&i);
         }
+        Ok(())
     }
 
     /// Writes all state to a safetensors file, atomically: a crash at any time leaves the old file or the new one.
@@ -462,7 +468,11 @@ impl Optimizer {
     /// # Errors
     /// What the file system refuses; the previous file is intact then.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        checkpoint::save(path.as_ref(), &self.plan, &self.states)
+        match &self.backend {
+            Backend::Cpu(cpu) => checkpoint::save(path.as_ref(), &self.plan, &cpu.states),
+            #[cfg(feature = "cuda")]
+            Backend::Card(card) => checkpoint::save(path.as_ref(), &self.plan, &card.snapshot(&self.plan)?),
+        }
     }
 
     /// Reads state written by [`save`](Self::save) of an optimizer with the same parameters and algorithms.
@@ -477,7 +487,14 @@ impl Optimizer {
             return Err(Error::Step(reason.into()));
         }
         let finite = self.options.nonfinite != NonFinite::Propagate;
-        self.states = checkpoint::load(path.as_ref(), &self.plan, finite)?;
-        Ok(())
+        let states = checkpoint::load(path.as_ref(), &self.plan, finite)?;
+        match &mut self.backend {
+            Backend::Cpu(cpu) => {
+                cpu.states = states;
+                Ok(())
+            }
+            #[cfg(feature = "cuda")]
+            Backend::Card(card) => card.restore(&states),
+        }
     }
 }

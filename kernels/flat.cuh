@@ -1,0 +1,66 @@
+// The flat order of sums, as src/reference/reduce.rs has it: blocks of 4,096 elements, a warp each.
+#pragma once
+
+#include "vector.cuh"
+
+const u64 BLOCK = 4096;
+const u32 ROW = 256;  // elements that a warp takes at once, 8 a lane
+const u32 LANES = 256;
+
+__device__ __forceinline__ double square_of(double x) { return __dmul_rn(x, x); }
+
+// The column sums of a warp: lane l has those of columns 8 l to 8 l + 7.
+struct Columns {
+    double sums[GROUP];
+
+    __device__ __forceinline__ void add(const float (&v)[GROUP]) {
+#pragma unroll
+        for (u32 i = 0; i < GROUP; i++) sums[i] = __dadd_rn(sums[i], square_of((double)v[i]));
+    }
+
+    // Pairwise at distances 128, 64, ..., 1; the same in every lane.
+    __device__ __forceinline__ double total() {
+#pragma unroll
+        for (u32 distance = 16; distance > 0; distance /= 2)
+#pragma unroll
+            for (u32 i = 0; i < GROUP; i++) sums[i] = __dadd_rn(sums[i], __shfl_xor_sync(~0u, sums[i], distance));
+#pragma unroll
+        for (u32 distance = GROUP / 2; distance > 0; distance /= 2)
+#pragma unroll
+            for (u32 i = 0; i < distance; i++) sums[i] = __dadd_rn(sums[i], sums[i + distance]);
+        return sums[0];
+    }
+};
+
+// 256 sums pairwise, for a block of 256 threads; thread 0 has the total.
+__device__ __forceinline__ double total_of_lanes(double *shared, double mine) {
+    shared[threadIdx.x] = mine;
+    __syncthreads();
+    for (u32 distance = LANES / 2; distance > 0; distance /= 2) {
+        if (threadIdx.x < distance) shared[threadIdx.x] = __dadd_rn(shared[threadIdx.x], shared[threadIdx.x + distance]);
+        __syncthreads();
+    }
+    return shared[0];
+}
+
+// Where element `e` of a matrix with gaps between its rows is.
+__device__ __forceinline__ u64 place_of(u64 e, u64 columns, u64 stride) {
+    return columns == stride ? e : e / columns * stride + e % columns;
+}
+
+// 8 elements of a matrix from `e` on, of which the first `count` are there; the others are 0.
+__device__ __forceinline__ void elements(const u8 *p, u8 type, u64 e, u32 count, u64 columns, u64 stride, bool whole,
+                                         float (&v)[GROUP]) {
+    if (whole) return widen(arrived(load<true>(p, type, e, true), type, true), type, v);
+#pragma unroll
+    for (u32 i = 0; i < GROUP; i++) {
+        if (i >= count) {
+            v[i] = 0.0f;
+            continue;
+        }
+        const u64 at = place_of(e + i, columns, stride);
+        v[i] = type == F32    ? ((const float *)p)[at]
+               : type == BF16 ? from_bf16(((const u16 *)p)[at])
+                              : from_f16(((const u16 *)p)[at]);
+    }
+}

@@ -1,0 +1,213 @@
+//! What host and card tell each other: the control block on its way to the card, and the journal of steps on its way back.
+
+use super::api::{self, Answer, CUstream};
+use super::context::{Context, Event, Handle, Pinned};
+use super::elementwise::group_entry;
+use super::table::{Control, ENTRIES, Entry, Group as GroupEntry, RING, STATUS_BYTES};
+use crate::error::{Error, Result};
+use crate::group::{Group, Hyperparameters};
+use crate::optimizer::{NonFinite, StepOptions};
+
+/// Changes of hyperparameters that may be under way at once.
+const SLOTS: usize = 8;
+
+/// Bytes of the control block.
+pub(crate) fn control_bytes(groups: usize) -> usize {
+    size_of::<Control>() + groups * size_of::<GroupEntry>()
+}
+
+/// Control blocks in pinned memory. Each copy to the card reads a slot of its own, so a step that waits in its stream never
+/// sees the values of a later one.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    pinned: Pinned,
+    stride: usize,
+    bytes: Vec<u8>,
+    /// Whether the card has not been sent `bytes` yet.
+    changed: bool,
+    next: usize,
+    busy: [Busy; SLOTS],
+    /// Of each slot, for copies that come before no step of ours.
+    events: Vec<Event>,
+}
+
+/// Until when a slot may not be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Busy {
+    No,
+    /// Its copy comes before this step.
+    Step(u64),
+    /// Its event comes after its copy.
+    Event,
+}
+
+impl Ring {
+    pub fn new(context: &Context, groups: usize) -> Result<Self> {
+        let stride = control_bytes(groups).next_multiple_of(64);
+        let pinned = Pinned::new(context, stride * SLOTS)?;
+        let events = (0..SLOTS).map(|_| Event::new(context, false)).collect::<Result<_>>()?;
+        Ok(Self { pinned, stride, bytes: vec![], changed: false, next: 0, busy: [Busy::No; SLOTS], events })
+    }
+
+    /// The values of later steps.
+    pub fn set(&mut self, groups: &[Group], hyper: &[Hyperparameters], options: &StepOptions) -> Result<()> {
+        let head = Control {
+            max_grad_norm: options.max_grad_norm.unwrap_or(f64::INFINITY),
+            loss_scale: options.loss_scale,
+            clips: options.max_grad_norm.is_some().into(),
+            scans: (options.nonfinite != NonFinite::Propagate).into(),
+            pad: 0,
+        };
+        let mut bytes = bytemuck::bytes_of(&head).to_vec();
+        for (group, hyper) in groups.iter().zip(hyper) {
+            let entry = group_entry(group, *hyper).ok_or_else(|| {
+                let what = format!("group `{}`: `{}` on a card", group.name(), group.algorithm().name());
+                Error::not_built(what, "; elementwise algorithms and nsgd are, or use device `cpu`")
+            })?;
+            bytes.extend_from_slice(bytemuck::bytes_of(&entry));
+        }
+        if bytes != self.bytes {
+            self.bytes = bytes;
+            self.changed = true;
+        }
+        Ok(())
+    }
+
+    /// Whether the next slot's copy may not have happened, with `completed` steps done.
+    pub fn is_full(&self, completed: u64) -> bool {
+        self.changed
+            && match self.busy[self.next] {
+                Busy::No => false,
+                Busy::Step(step) => step > completed,
+                Busy::Event => true,
+            }
+    }
+
+    /// Sends the values to the card, if it does not have them, before step `step`.
+    pub fn write(&mut self, to: u64, step: u64, stream: CUstream) -> Answer<()> {
+        self.send(to, stream, Busy::Step(step)).map(drop)
+    }
+
+    /// The same before work that is not a step of ours.
+    pub fn write_with_event(&mut self, to: u64, completed: u64, stream: CUstream) -> Answer<()> {
+        match self.busy[self.next] {
+            Busy::Event => api::synchronize_event(self.events[self.next].raw())?,
+            Busy::Step(step) if step > completed => api::synchronize_stream(stream)?,
+            _ => {}
+        }
+        match self.send(to, stream, Busy::Event)? {
+            Some(slot) => api::record_event(self.events[slot].raw(), stream),
+            None => Ok(()),
+        }
+    }
+
+    fn send(&mut self, to: u64, stream: CUstream, busy: Busy) -> Answer<Option<usize>> {
+        if !self.changed {
+            return Ok(None);
+        }
+        let slot = self.next;
+        let at = slot * self.stride;
+        self.pinned.write(at, &self.bytes);
+        api::copy_from_pinned(to, self.pinned.at(at), self.bytes.len(), stream)?;
+        self.busy[slot] = busy;
+        self.next = (slot + 1) % SLOTS;
+        self.changed = false;
+        Ok(Some(slot))
+    }
+}
+
+/// What became of a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Outcome {
+    Known(Entry),
+    /// It was done so long ago that later steps have taken its place in the ring.
+    Forgotten,
+}
+
+/// The card's own account of steps, in pinned memory. Every step ends with a copy of it, so reading it waits for nothing.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    pinned: Pinned,
+    submitted: u64,
+    seen: u64,
+    /// Steps known to be done because somebody waited.
+    waited: u64,
+    /// Streams with work that may not be done, the latest last.
+    streams: Vec<Handle<CUstream>>,
+}
+
+impl Journal {
+    pub fn new(context: &Context) -> Result<Self> {
+        let pinned = Pinned::new(context, STATUS_BYTES)?;
+        Ok(Self { pinned, submitted: 0, seen: 0, waited: 0, streams: vec![] })
+    }
+
+    /// Adds the copy to a step.
+    pub fn copy_from(&self, status: u64, bytes: usize, stream: CUstream) -> Answer<()> {
+        api::copy_to_pinned(self.pinned.at(0), status, bytes, stream)
+    }
+
+    /// Whole steps given.
+    pub fn submitted(&self) -> u64 {
+        self.submitted
+    }
+
+    /// Whole steps known to be done.
+    pub fn completed(&self) -> u64 {
+        let [steps] = self.pinned.words(0);
+        steps.max(self.waited)
+    }
+
+    /// Steps applied and skipped, as of the last one that is known to be done.
+    pub fn counts(&self) -> (u64, u64) {
+        let [applied, skipped] = self.pinned.words(8);
+        (applied, skipped)
+    }
+
+    pub fn submit(&mut self, whole: bool, stream: CUstream) {
+        self.submitted += u64::from(whole);
+        self.streams.retain(|s| s.0 != stream);
+        self.streams.push(Handle(stream));
+    }
+
+    /// The stream of the latest work.
+    pub fn stream(&self) -> Option<CUstream> {
+        self.streams.last().map(|s| s.0)
+    }
+
+    /// All streams with work that may not be done, and one more.
+    pub fn streams(&self, own: CUstream) -> Vec<CUstream> {
+        let mut streams: Vec<CUstream> = self.streams.iter().map(|s| s.0).collect();
+        if !streams.contains(&own) {
+            streams.push(own);
+        }
+        streams
+    }
+
+    pub fn all_done(&mut self) {
+        self.waited = self.submitted;
+        self.streams.clear();
+    }
+
+    /// What became of the steps since the last call.
+    pub fn outcomes(&mut self) -> Vec<Outcome> {
+        let [done] = self.pinned.words(0);
+        let mut out = vec![];
+        while self.seen < done {
+            let step = self.seen + 1;
+            let at = RING + ((step - 1) % ENTRIES) as usize * size_of::<Entry>();
+            let words: [u64; size_of::<Entry>() / 8] = self.pinned.words(at);
+            let entry: Entry = bytemuck::cast(words);
+            if entry.step == step && entry.seal == step {
+                out.push(Outcome::Known(entry));
+            } else if entry.step > step {
+                out.push(Outcome::Forgotten);
+            } else {
+                // A copy is on its way: the rest the next time.
+                break;
+            }
+            self.seen = step;
+        }
+        out
+    }
+}

@@ -1,0 +1,540 @@
+//! A step on a card.
+//!
+//! Everything that a step needs lies in three allocations made at registration: state, work space, tables. What it does is
+//! captured once as a graph, which contains nothing that changes: hyperparameters are in the control block, step counts and
+//! decisions belong to the device, pointers are in the tables. So a step is at most two calls of the driver: a copy of the
+//! control block if it changed, and the launch of the graph.
+
+use std::sync::OnceLock;
+
+use super::api::{self, Answer, CUstream};
+use super::context::{Context, DeviceBuffer, Graph, Stream};
+use super::control::{Journal, Outcome, Ring};
+use super::elementwise::{Buffer, Buffers};
+use super::layout::{Layout, Tables};
+use super::table::STATUS_BYTES;
+use crate::algorithm::{Rule, Slot};
+use crate::error::{Error, Result};
+use crate::group::{Group, Hyperparameters};
+use crate::optimizer::StepOptions;
+use crate::plan::Plan;
+use crate::reference::State;
+use crate::tensor::{Dtype, Storage};
+
+const LOST: &str = "What is on the card may be half of a step; the last checkpoint is intact";
+
+/// The parameters, gradients and state of an optimizer on a card.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    context: Context,
+    /// Of everything that no caller names a stream for.
+    stream: Stream,
+    state: DeviceBuffer,
+    work: DeviceBuffer,
+    tables_memory: DeviceBuffer,
+    layout: Layout,
+    tables: Tables,
+    ring: Ring,
+    journal: Journal,
+    /// Of the whole step, then of each group.
+    graphs: Vec<Option<Graph>>,
+    decides: bool,
+    seed: u64,
+    /// The first error after which the card or the state on it is of no use.
+    lost: OnceLock<Error>,
+}
+
+/// Which part of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    All,
+    Group(usize),
+}
+
+impl Engine {
+    /// Allocates everything, or nothing. Full-precision copies and sums are as [`fill`](Self::fill) makes them.
+    pub fn new(
+        context: &Context,
+        plan: &Plan,
+        options: &StepOptions,
+        bindings: impl Fn(usize) -> (Buffer, Option<Buffer>, Option<Buffer>),
+        seed: u64,
+    ) -> Result<Self> {
+        let layout = Layout::new(plan);
+        let stream = Stream::new(context)?;
+        let buffers_at = |base: u64| -> Vec<Buffers> {
+            (0..plan.parameters.len()).map(|i| layout.buffers(base, i, bindings(i))).collect()
+        };
+        // Sizes do not depend on where state lies: it begins at 256-byte boundaries.
+        let sizes = Tables::new(plan, &buffers_at(0), seed);
+        let work_bytes = layout.work_bytes(&sizes);
+        let wanted = [layout.state_bytes, work_bytes, sizes.bytes.len()];
+        let state = allocate(context, plan, &layout, wanted, 0)?;
+        let work = allocate(context, plan, &layout, wanted, 1)?;
+        let tables_memory = allocate(context, plan, &layout, wanted, 2)?;
+        let tables = Tables::new(plan, &buffers_at(state.address()), seed);
+        let ring = Ring::new(context, plan.groups.len())?;
+        let journal = Journal::new(context)?;
+        let graphs = std::iter::repeat_with(|| None).take(1 + plan.groups.len()).collect();
+        let decides = options.decides();
+        context.kernels()?;
+        let lost = OnceLock::new();
+        let mut engine = Self {
+            context: context.clone(),
+            stream,
+            state,
+            work,
+            tables_memory,
+            layout,
+            tables,
+            ring,
+            journal,
+            graphs,
+            decides,
+            seed,
+            lost,
+        };
+        engine.begin()?;
+        Ok(engine)
+    }
+
+    /// Zeros in state and work space, and the tables in their place.
+    fn begin(&mut self) -> Result<()> {
+        let stream = self.stream.raw();
+        self.context.run("registering", || {
+            api::zero(self.state.address(), self.state.bytes(), stream)?;
+            api::zero(self.work.address(), self.work.bytes(), stream)?;
+            api::copy_in(self.tables_memory.address(), &self.tables.bytes, stream)?;
+            api::synchronize_stream(stream)
+        })
+    }
+
+    /// State as it is before the first step: full-precision copies from the parameters, AdaGrad's sums from their options.
+    pub fn fill(&mut self, plan: &Plan, stream: CUstream) -> Result<()> {
+        let kernels = self.context.kernels()?;
+        let (segments, chunks) = (self.table(self.tables.segments), self.table(self.tables.chunks));
+        let count = self.tables.chunk_count;
+        self.context.run("registering", || {
+            let blocks = count.min(kernels.adopt.resident);
+            kernels.adopt.launch(stream, blocks, &mut [segments.into(), chunks.into(), count.into()])?;
+            for (i, planned) in plan.parameters.iter().enumerate() {
+                let Rule::AdaGrad(rule) = plan.group_of(planned).algorithm.rule() else { continue };
+                for &(slot, offset, dtype) in &self.layout.slots[i] {
+                    if slot != Slot::Variance || rule.initial_accumulator_value == 0.0 {
+                        continue;
+                    }
+                    let (at, value) = (self.state.address() + offset as u64, rule.initial_accumulator_value);
+                    match dtype {
+                        Dtype::Bf16 => {
+                            let value = <half::bf16 as crate::tensor::Element>::from_f64(value);
+                            api::fill_16(at, value.to_bits(), planned.numel(), stream)?;
+                        }
+                        _ => api::fill_32(at, (value as f32).to_bits(), planned.numel(), stream)?,
+                    }
+                }
+            }
+            api::synchronize_stream(stream)
+        })
+    }
+
+    fn table(&self, offset: usize) -> u64 {
+        self.tables_memory.address() + offset as u64
+    }
+
+    fn work_at(&self, offset: usize) -> u64 {
+        self.work.address() + offset as u64
+    }
+
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Bytes of device memory: state, work space, tables.
+    pub fn bytes(&self) -> [usize; 3] {
+        [self.state.bytes(), self.work.bytes(), self.tables_memory.bytes()]
+    }
+
+    /// The first error after which the card or the state on it is of no use.
+    pub fn check(&self) -> Result<()> {
+        self.lost.get().cloned().map_or(Ok(()), Err)
+    }
+
+    /// What the driver answered, and, if the context is gone for it, so is this engine.
+    fn note<T>(&self, answer: Result<T>) -> Result<T> {
+        if let Err(error @ Error::DeviceLost { .. }) = &answer {
+            return Err(self.lost.get_or_init(|| error.clone()).clone());
+        }
+        answer
+    }
+
+    /// An error after which nobody knows what was done.
+    fn lose(&self, during: &str, fault: api::Fault) -> Error {
+        let error = Error::DeviceLost {
+            device: self.context.device().to_string(),
+            during: during.to_owned(),
+            call: fault.call,
+            name: fault.name(),
+            code: fault.code,
+            meaning: fault.meaning(),
+            consequence: LOST,
+        };
+        self.lost.get_or_init(|| error).clone()
+    }
+
+    /// An error that left the card ahead of the host: nothing more is done with it.
+    pub fn abandon(&self, error: Error) -> Error {
+        let error = match error {
+            Error::Driver { device, during, call, name, code, meaning } => {
+                Error::DeviceLost { device, during, call, name, code, meaning, consequence: LOST }
+            }
+            other => other,
+        };
+        self.lost.get_or_init(|| error).clone()
+    }
+
+    /// Describes other buffers to the kernels, in one copy.
+    pub fn rebind(
+        &mut self,
+        plan: &Plan,
+        bindings: impl Fn(usize) -> (Buffer, Option<Buffer>, Option<Buffer>),
+    ) -> Result<()> {
+        self.check()?;
+        let base = self.state.address();
+        let buffers: Vec<Buffers> =
+            (0..plan.parameters.len()).map(|i| self.layout.buffers(base, i, bindings(i))).collect();
+        let tables = Tables::new(plan, &buffers, self.seed);
+        let during = "binding gradients";
+        if tables.shape() == self.tables.shape() {
+            // Work that was given before may still read the tables: the copy comes after it.
+            let stream = self.journal.stream().unwrap_or(self.stream.raw());
+            let at = self.tables_memory.address();
+            let copied = self.context.run(during, || api::copy_in(at, &tables.bytes, stream));
+            self.note(copied)?;
+            self.tables = tables;
+            return Ok(());
+        }
+        // Other strides or alignments: other numbers of rows and chunks, so other launches.
+        self.wait()?;
+        let memory = DeviceBuffer::new(&self.context, tables.bytes.len());
+        let memory = self.note(memory)?;
+        let work = self.layout.work_bytes(&tables);
+        let work = if work > self.work.bytes() {
+            let larger = DeviceBuffer::new(&self.context, work);
+            let larger = self.note(larger)?;
+            // Counts and decisions go with it.
+            let kept = self.layout.kept_bytes();
+            let mut bytes = vec![0; kept];
+            let moved = self.work.read(&self.stream, 0, &mut bytes).and_then(|()| larger.write(&self.stream, 0, &bytes));
+            self.note(moved)?;
+            Some(larger)
+        } else {
+            None
+        };
+        let copied = memory.write(&self.stream, 0, &tables.bytes).and_then(|()| self.stream.synchronize());
+        self.note(copied)?;
+        self.tables = tables;
+        self.tables_memory = memory;
+        if let Some(work) = work {
+            self.work = work;
+        }
+        self.graphs.iter_mut().for_each(|graph| drop(graph.take()));
+        Ok(())
+    }
+
+    /// Hyperparameters and options of later steps. They reach the card with the next step's copy.
+    pub fn set_control(&mut self, groups: &[Group], hyper: &[Hyperparameters], options: &StepOptions) -> Result<()> {
+        if options.decides() != self.decides {
+            self.decides = options.decides();
+            self.graphs.iter_mut().for_each(|graph| drop(graph.take()));
+        }
+        self.ring.set(groups, hyper, options)
+    }
+
+    /// The copy of the control block before a step of ours, if there is something new in it.
+    fn write_control(&mut self, stream: CUstream) -> Result<()> {
+        if self.ring.is_full(self.journal.completed()) {
+            // 8 changes are under way: the host is far ahead.
+            self.wait()?;
+            self.journal.all_done();
+        }
+        let (to, step) = (self.work_at(self.layout.control), self.journal.submitted() + 1);
+        let written = self.ring.write(to, step, stream);
+        let written = written.map_err(|fault| self.context.error("writing the control block", fault));
+        self.note(written)
+    }
+
+    /// The same before a replay of somebody else's graph. The journal does not know of such a step beforehand, so an event
+    /// says when the copy is done.
+    pub fn write_control_for_replay(&mut self, stream: CUstream) -> Result<()> {
+        self.check()?;
+        let to = self.work_at(self.layout.control);
+        let (context, completed) = (self.context.clone(), self.journal.completed());
+        let ring = &mut self.ring;
+        let written = context.run("writing the control block", || ring.write_with_event(to, completed, stream));
+        self.note(written)
+    }
+
+    /// Gives a step, or a group's part of one, to a stream. In a stream that is being captured it becomes a part of that
+    /// graph, without the control block: [`write_control`](Self::write_control) is a call of its own then.
+    pub fn submit(&mut self, part: Part, stream: CUstream) -> Result<()> {
+        self.check()?;
+        let during = format!("step {}", self.journal.submitted() + 1);
+        let capturing = self.hot(stream, &during, |s| api::is_capturing(s))?;
+        if capturing {
+            let kernels_loaded = self.context.kernels().map(drop);
+            self.note(kernels_loaded)?;
+            let given = self.context.run(&during, || self.enqueue(part, stream));
+            return self.note(given);
+        }
+        self.prepare_graph(part, &during)?;
+        self.write_control(stream)?;
+        let index = index_of(part);
+        let Some(graph) = self.graphs[index].as_ref().map(Graph::raw) else { return Ok(()) };
+        // One call: either all of the step is given, or nothing is.
+        self.hot(stream, &during, |s| api::launch_graph(graph, s))?;
+        self.journal.submit(part == Part::All, stream);
+        Ok(())
+    }
+
+    /// A call that needs our context to be current, which it nearly always is: asking beforehand would be a call more.
+    fn hot<T>(&self, stream: CUstream, during: &str, call: impl Fn(CUstream) -> Answer<T>) -> Result<T> {
+        const WRONG_CONTEXT: [u32; 2] = [201, 400];
+        let answer = match call(stream) {
+            Err(fault) if WRONG_CONTEXT.contains(&fault.code) => self.context.run(during, || call(stream)),
+            answer => answer.map_err(|fault| self.context.error(during, fault)),
+        };
+        self.note(answer)
+    }
+
+    /// Captures what a step does.
+    pub fn prepare_graph(&mut self, part: Part, during: &str) -> Result<()> {
+        if self.graphs[index_of(part)].is_some() {
+            return Ok(());
+        }
+        let kernels = self.context.kernels().map(drop);
+        self.note(kernels)?;
+        let graph = Graph::capture(&self.context, during, |stream| self.enqueue(part, stream));
+        self.graphs[index_of(part)] = Some(self.note(graph)?);
+        Ok(())
+    }
+
+    /// The launches of a step, in order.
+    fn enqueue(&self, part: Part, stream: CUstream) -> Answer<()> {
+        let Ok(kernels) = self.context.kernels() else { return Ok(()) };
+        let t = &self.tables;
+        let only = match part {
+            Part::All => u32::MAX,
+            Part::Group(group) => group as u32,
+        };
+        let (segments, parameters) = (self.table(t.segments), self.table(t.parameters));
+        let (matrices, of_parameters) = (self.table(t.matrices), self.table(t.parameter_matrices));
+        let (control, status) = (self.work_at(self.layout.control), self.work_at(self.layout.status));
+        let (steps, scalars) = (self.state.address(), self.work_at(t.scalars_at));
+        let (found, gathered, squares) =
+            (self.work_at(t.found_at), self.work_at(t.gathered_at), self.work_at(t.squares_at));
+        let decided = self.decides && part == Part::All;
+        if decided {
+            let tasks = self.table(t.tasks);
+            let blocks = t.task_count.div_ceil(4).min(kernels.scan.resident);
+            let arguments = &mut [
+                matrices.into(),
+                tasks.into(),
+                t.task_count.into(),
+                control.into(),
+                steps.into(),
+                found.into(),
+            ];
+            kernels.scan.launch(stream, blocks, arguments)?;
+            let arguments = &mut [matrices.into(), t.matrix_count.into(), found.into(), gathered.into()];
+            kernels.gather.launch(stream, t.matrix_count.min(kernels.gather.resident), arguments)?;
+            let arguments = &mut [
+                matrices.into(),
+                t.matrix_count.into(),
+                gathered.into(),
+                of_parameters.into(),
+                t.parameter_count.into(),
+                control.into(),
+                status.into(),
+            ];
+            kernels.decide.launch(stream, 1, arguments)?;
+        }
+        let arguments = &mut [
+            segments.into(),
+            parameters.into(),
+            t.parameter_count.into(),
+            control.into(),
+            steps.into(),
+            scalars.into(),
+            status.into(),
+            u32::from(decided).into(),
+            only.into(),
+        ];
+        kernels.prepare.launch(stream, t.parameter_count.div_ceil(kernels.prepare.threads), arguments)?;
+        let (list, tasks) = t.normalised_of(part);
+        if list.count > 0 {
+            let arguments = &mut [
+                matrices.into(),
+                (self.table(t.norm_tasks) + 8 * u64::from(tasks.first)).into(),
+                tasks.count.into(),
+                scalars.into(),
+                (squares + 8 * u64::from(tasks.first)).into(),
+            ];
+            kernels.norms.launch(stream, tasks.count.div_ceil(4).min(kernels.norms.resident), arguments)?;
+            let arguments = &mut [
+                matrices.into(),
+                (self.table(t.norm_ranges) + 8 * u64::from(list.first)).into(),
+                list.count.into(),
+                squares.into(),
+                (self.table(t.norm_which) + 4 * u64::from(list.first)).into(),
+                scalars.into(),
+            ];
+            kernels.radii.launch(stream, list.count.min(kernels.radii.resident), arguments)?;
+        }
+        let chunks = t.chunks_of(part);
+        let arguments = &mut [
+            segments.into(),
+            scalars.into(),
+            (self.table(t.chunks) + 8 * u64::from(chunks.first)).into(),
+            chunks.count.into(),
+        ];
+        kernels.elementwise.launch(stream, chunks.count.min(kernels.elementwise.resident), arguments)?;
+        if part == Part::All {
+            self.journal.copy_from(status, STATUS_BYTES, stream)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything that was given is done.
+    pub fn wait(&self) -> Result<()> {
+        let streams = self.journal.streams(self.stream.raw());
+        let waited = self
+            .context
+            .run("waiting for steps", || streams.iter().try_for_each(|&stream| api::synchronize_stream(stream)));
+        self.note(waited)
+    }
+
+    /// What became of steps that are done and were not asked for before, without waiting.
+    pub fn outcomes(&mut self) -> Vec<Outcome> {
+        self.journal.outcomes()
+    }
+
+    /// A buffer's elements, row-major. Waits for all steps given.
+    pub fn read(&self, buffer: Buffer, shape: &[usize]) -> Result<Storage> {
+        self.wait()?;
+        let mut storage = Storage::zeros(buffer.dtype, crate::tensor::numel(shape));
+        let stream = self.stream.raw();
+        let rows = rows(buffer, shape);
+        let bytes = storage.as_le_bytes_mut();
+        let copied = self.context.run("copying from the card", || {
+            rows.iter().try_for_each(|(address, range)| api::copy_out(&mut bytes[range.clone()], *address, stream))
+        });
+        self.note(copied)?;
+        Ok(storage)
+    }
+
+    /// Overwrites a buffer's elements, given row-major, in the order of the own stream.
+    pub fn write(&self, buffer: Buffer, shape: &[usize], bytes: &[u8]) -> Result<()> {
+        self.check()?;
+        let stream = self.stream.raw();
+        let copied = self.context.run("copying to the card", || {
+            rows(buffer, shape)
+                .iter()
+                .try_for_each(|(address, range)| api::copy_in(*address, &bytes[range.clone()], stream))
+        });
+        self.note(copied)
+    }
+
+    /// A state buffer of a parameter.
+    pub fn slot(&self, parameter: usize, slot: Slot) -> Option<Buffer> {
+        let (_, offset, dtype) = self.layout.slots[parameter].iter().find(|(s, ..)| *s == slot)?;
+        Some(Buffer::new(self.state.address() + *offset as u64, *dtype))
+    }
+
+    /// Step counts of all parameters. Waits for all steps given.
+    pub fn step_counts(&self) -> Result<Vec<u64>> {
+        self.wait()?;
+        let mut bytes = vec![0; 8 * self.layout.slots.len()];
+        let read = self.state.read(&self.stream, 0, &mut bytes);
+        self.note(read)?;
+        Ok(bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default())).collect())
+    }
+
+    /// All state, as the CPU has it. Waits for all steps given.
+    pub fn snapshot(&self, plan: &Plan) -> Result<Vec<State>> {
+        self.wait()?;
+        let mut bytes = vec![0; self.state.bytes()];
+        let read = self.state.read(&self.stream, 0, &mut bytes);
+        self.note(read)?;
+        self.layout.decode(plan, &bytes)
+    }
+
+    /// Replaces all state: one copy, so that all of it is replaced or nothing.
+    pub fn restore(&self, states: &[State]) -> Result<()> {
+        self.wait()?;
+        let bytes = self.layout.encode(states);
+        let written = self.state.write(&self.stream, 0, &bytes).and_then(|()| self.stream.synchronize());
+        if let Err(Error::Driver { .. }) = &written
+            && self.stream.synchronize().is_err()
+        {
+            let fault = api::Fault { call: "cuStreamSynchronize", code: 999 };
+            return Err(self.lose("loading state", fault));
+        }
+        self.note(written)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Work under way uses the memory that goes now. A lost card has no work any more.
+        if self.lost.get().is_none() {
+            let _ = self.wait();
+        }
+    }
+}
+
+fn index_of(part: Part) -> usize {
+    match part {
+        Part::All => 0,
+        Part::Group(group) => group + 1,
+    }
+}
+
+/// The runs of a buffer: address, and range of bytes in the row-major copy.
+fn rows(buffer: Buffer, shape: &[usize]) -> Vec<(u64, std::ops::Range<usize>)> {
+    let size = buffer.dtype.size();
+    match (buffer.row_stride, shape) {
+        (Some(_), &[rows, columns]) => (0..rows)
+            .map(|row| {
+                let start = row * columns * size;
+                (buffer.place(row * columns, columns), start..start + columns * size)
+            })
+            .collect(),
+        _ => vec![(buffer.address, 0..crate::tensor::numel(shape) * size)],
+    }
+}
+
+/// One of the three allocations, or an error that says what does not fit.
+fn allocate(context: &Context, plan: &Plan, layout: &Layout, wanted: [usize; 3], which: usize) -> Result<DeviceBuffer> {
+    let failed = match DeviceBuffer::new(context, wanted[which]) {
+        Err(Error::Driver { code: api::OUT_OF_MEMORY, .. }) => wanted[which..].iter().sum::<usize>() as u64,
+        answer => return answer,
+    };
+    let free = context.memory().map_or(0, |(free, _)| free);
+    let largest = plan.parameters.iter().max_by_key(|p| p.state_bytes());
+    let largest = largest.map_or(String::new(), |p| {
+        format!(", the largest part of it for `{}` with {}", p.spec.name, p.state_bytes())
+    });
+    let what = match which {
+        0 => format!("state of {} parameters ({} bytes{largest}) with its work space", layout.slots.len(), wanted[0]),
+        _ => "the work space of steps".to_owned(),
+    };
+    Err(Error::OutOfMemory { device: context.device().to_string(), what, bytes: failed, free })
+}

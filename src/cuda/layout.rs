@@ -1,0 +1,214 @@
+//! Where everything lies in the three allocations of an engine: state, work space, tables. Exact before anything is allocated.
+
+use bytemuck::Pod;
+
+use super::control::control_bytes;
+use super::elementwise::{Buffer, Buffers, Table};
+use super::engine::Part;
+use super::scan::{Matrices, Normalised};
+use super::table::{FOUND_BYTES, GATHERED_BYTES, Range, SCALARS_BYTES, STATUS_BYTES};
+use crate::algorithm::Slot;
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::reference::State;
+use crate::tensor::{Dtype, Storage};
+
+/// Buffers begin at multiples of this, which every access that the kernels make likes.
+const BOUNDARY: usize = 256;
+
+/// State and the fixed part of the work space.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    /// Of each parameter: slot, offset in the state, type. The step counts come first, 8 bytes a parameter.
+    pub slots: Vec<Vec<(Slot, usize, Dtype)>>,
+    pub state_bytes: usize,
+    /// Offsets in the work space.
+    pub control: usize,
+    pub status: usize,
+    fixed: usize,
+}
+
+impl Layout {
+    pub fn new(plan: &Plan) -> Self {
+        let mut at = up(8 * plan.parameters.len());
+        let slots = plan
+            .parameters
+            .iter()
+            .map(|planned| {
+                let place = |&(slot, dtype): &(Slot, Dtype)| {
+                    let offset = at;
+                    at = at.saturating_add(up(dtype.size().saturating_mul(planned.numel())));
+                    (slot, offset, dtype)
+                };
+                planned.slots.iter().map(place).collect()
+            })
+            .collect();
+        let status = up(control_bytes(plan.groups.len()));
+        Self { slots, state_bytes: at, control: 0, status, fixed: status + up(STATUS_BYTES) }
+    }
+
+    /// Bytes of the work space with these tables.
+    pub fn work_bytes(&self, tables: &Tables) -> usize {
+        tables.end_of_work(self.fixed)
+    }
+
+    /// Bytes of it that outlive a step.
+    pub fn kept_bytes(&self) -> usize {
+        self.fixed
+    }
+
+    /// The buffers of a parameter, with its state in memory that begins at `base`.
+    pub fn buffers(
+        &self,
+        base: u64,
+        parameter: usize,
+        (data, gradient, previous): (Buffer, Option<Buffer>, Option<Buffer>),
+    ) -> Buffers {
+        let state = self.slots[parameter].iter();
+        let state = state.map(|&(slot, offset, dtype)| (slot, Buffer::new(base + offset as u64, dtype))).collect();
+        Buffers { parameter: data, gradient, previous, state }
+    }
+
+    /// The bytes of all state.
+    pub fn encode(&self, states: &[State]) -> Vec<u8> {
+        let mut bytes = vec![0; self.state_bytes];
+        for (i, (state, slots)) in states.iter().zip(&self.slots).enumerate() {
+            bytes[8 * i..8 * i + 8].copy_from_slice(&state.step.to_le_bytes());
+            for (&(_, offset, _), (_, storage)) in slots.iter().zip(&state.slots) {
+                let from = storage.as_le_bytes();
+                bytes[offset..offset + from.len()].copy_from_slice(from);
+            }
+        }
+        bytes
+    }
+
+    /// All state from its bytes.
+    pub fn decode(&self, plan: &Plan, bytes: &[u8]) -> Result<Vec<State>> {
+        let short = || Error::Tensor("state on the card is shorter than its plan".into());
+        let one = |(i, slots): (usize, &Vec<(Slot, usize, Dtype)>)| {
+            let step = bytes.get(8 * i..8 * i + 8).and_then(|b| b.try_into().ok()).ok_or_else(short)?;
+            let slots = slots
+                .iter()
+                .map(|&(slot, offset, dtype)| {
+                    let len = plan.parameters[i].numel() * dtype.size();
+                    let bytes = bytes.get(offset..offset + len).ok_or_else(short)?;
+                    Ok((slot, Storage::from_le_bytes(dtype, bytes)?))
+                })
+                .collect::<Result<_>>()?;
+            Ok(State { step: u64::from_le_bytes(step), slots })
+        };
+        self.slots.iter().enumerate().map(one).collect()
+    }
+}
+
+fn up(bytes: usize) -> usize {
+    bytes.saturating_add(BOUNDARY - 1) / BOUNDARY * BOUNDARY
+}
+
+/// The tables as they lie in device memory, with where each begins and how long it is.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    pub bytes: Vec<u8>,
+    pub segments: usize,
+    pub parameters: usize,
+    pub chunks: usize,
+    pub matrices: usize,
+    pub parameter_matrices: usize,
+    pub tasks: usize,
+    pub norm_which: usize,
+    pub norm_tasks: usize,
+    pub norm_ranges: usize,
+    pub segment_count: u32,
+    pub parameter_count: u32,
+    pub chunk_count: u32,
+    pub matrix_count: u32,
+    pub task_count: u32,
+    /// Offsets in the work space.
+    pub scalars_at: usize,
+    pub found_at: usize,
+    pub gathered_at: usize,
+    pub squares_at: usize,
+    group_chunks: Vec<Range>,
+    normalised: Normalised,
+}
+
+impl Tables {
+    pub fn new(plan: &Plan, buffers: &[Buffers], seed: u64) -> Self {
+        let mut table = Table::default();
+        let mut matrices = Matrices::default();
+        for (planned, buffers) in plan.parameters.iter().zip(buffers) {
+            let group = plan.group_of(planned);
+            matrices.push(planned, group, buffers, table.segments.len() as u32);
+            table.push(planned, group, buffers, seed);
+        }
+        let group_chunks = table.sort_by_group(plan.groups.len());
+        let normalised = matrices.normalised(&plan.groups);
+        let mut bytes = vec![];
+        let fixed = Layout::new(plan).fixed;
+        let mut this = Self {
+            segments: append(&mut bytes, &table.segments),
+            parameters: append(&mut bytes, &table.parameters),
+            chunks: append(&mut bytes, &table.chunks),
+            matrices: append(&mut bytes, &matrices.matrices),
+            parameter_matrices: append(&mut bytes, &matrices.parameters),
+            tasks: append(&mut bytes, &matrices.tasks),
+            norm_which: append(&mut bytes, &normalised.which),
+            norm_tasks: append(&mut bytes, &normalised.tasks),
+            norm_ranges: append(&mut bytes, &normalised.ranges),
+            segment_count: table.segments.len() as u32,
+            parameter_count: table.parameters.len() as u32,
+            chunk_count: table.chunks.len() as u32,
+            matrix_count: matrices.matrices.len() as u32,
+            task_count: matrices.tasks.len() as u32,
+            scalars_at: fixed,
+            found_at: 0,
+            gathered_at: 0,
+            squares_at: 0,
+            group_chunks,
+            normalised,
+            bytes: vec![],
+        };
+        this.found_at = this.scalars_at + up(SCALARS_BYTES * table.segments.len());
+        this.gathered_at = this.found_at + up(FOUND_BYTES * matrices.tasks.len());
+        this.squares_at = this.gathered_at + up(GATHERED_BYTES * matrices.matrices.len());
+        this.bytes = bytes;
+        this
+    }
+
+    fn end_of_work(&self, fixed: usize) -> usize {
+        debug_assert_eq!(fixed, self.scalars_at);
+        self.squares_at + up(8 * self.normalised.tasks.len())
+    }
+
+    /// Everything that launches depend on: tables of equal shape may take each other's place.
+    pub fn shape(&self) -> (usize, [u32; 5], &[Range], usize) {
+        let counts =
+            [self.segment_count, self.parameter_count, self.chunk_count, self.matrix_count, self.task_count];
+        (self.bytes.len(), counts, &self.group_chunks, self.squares_at)
+    }
+
+    /// The chunks of a part of a step.
+    pub fn chunks_of(&self, part: Part) -> Range {
+        match part {
+            Part::All => Range { first: 0, count: self.chunk_count },
+            Part::Group(group) => self.group_chunks[group],
+        }
+    }
+
+    /// The normalised matrices of a part of a step, and their blocks.
+    pub fn normalised_of(&self, part: Part) -> (Range, Range) {
+        let all = |count: usize| Range { first: 0, count: count as u32 };
+        match part {
+            Part::All => (all(self.normalised.which.len()), all(self.normalised.tasks.len())),
+            Part::Group(group) => self.normalised.groups[group],
+        }
+    }
+}
+
+/// Appends a table at the next boundary and returns where it begins.
+fn append<T: Pod>(bytes: &mut Vec<u8>, table: &[T]) -> usize {
+    let at = up(bytes.len());
+    bytes.resize(at, 0);
+    bytes.extend_from_slice(bytemuck::cast_slice(table));
+    at
+}

@@ -1,0 +1,501 @@
+//! Steps on a card: of tensors that lie there, and of tensors in host memory through copies.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::builder::Parameter;
+use super::{AnyTensor, NonFinite, Step, StepOptions, StepReport};
+use crate::algorithm::Slot;
+use crate::cuda::table::{Entry, NON_FINITE, OVERFLOW};
+use crate::cuda::{Buffer, Context, DeviceBuffer, Engine, Event, Outcome, Part, Stream, check_tensor};
+use crate::error::{Error, Result};
+use crate::group::{Group, Hyperparameters};
+use crate::plan::{Plan, Precision};
+use crate::reference::State;
+use crate::tensor::{Dtype, Storage};
+
+/// An engine, and what it needs to work for host tensors.
+#[derive(Debug)]
+pub(super) struct Card {
+    engine: Engine,
+    /// Where tensors lie on the card: the stream that steps are given to.
+    stream: Option<Arc<Stream>>,
+    /// Copies of host tensors, of each parameter.
+    mirrors: Vec<Mirror>,
+    on_host: bool,
+    names: Vec<String>,
+    /// Whether each parameter has been given a step.
+    started: Vec<bool>,
+    outcomes: VecDeque<Outcome>,
+    options: StepOptions,
+    /// The counts of a step's report, for those that are reported later.
+    latest: StepReport,
+}
+
+#[derive(Debug, Default)]
+struct Mirror {
+    data: Option<DeviceBuffer>,
+    grad: Option<DeviceBuffer>,
+    prev_grad: Option<DeviceBuffer>,
+}
+
+impl Card {
+    pub fn new(
+        context: Context,
+        stream: Option<Arc<Stream>>,
+        plan: &Plan,
+        hyper: &[Hyperparameters],
+        options: &StepOptions,
+        parameters: &[Parameter],
+    ) -> Result<Self> {
+        if plan.precision == Precision::F64 {
+            let reason = "cards compute in f32: precision f64 and f64 tensors stay on device `cpu`".to_owned();
+            return Err(Error::Device { device: context.device().to_string(), reason });
+        }
+        for (group, hyper) in plan.groups.iter().zip(hyper) {
+            crate::cuda::check_group(group, *hyper)?;
+        }
+        let on_host = parameters.first().is_none_or(|p| p.data.host().is_some());
+        check_places(&context, parameters, on_host)?;
+        let mut mirrors: Vec<Mirror> = parameters.iter().map(|_| Mirror::default()).collect();
+        for (mirror, parameter) in mirrors.iter_mut().zip(parameters) {
+            mirror.fit(&context, parameter)?;
+        }
+        let bindings = |i: usize| bindings(&parameters[i], &mirrors[i]);
+        let mut engine = Engine::new(&context, plan, options, bindings, options.seed)?;
+        engine.set_control(&plan.groups, hyper, options)?;
+        let mut this = Self {
+            engine,
+            stream,
+            mirrors,
+            on_host,
+            names: parameters.iter().map(|p| p.name.clone()).collect(),
+            started: vec![false; parameters.len()],
+            outcomes: VecDeque::new(),
+            options: *options,
+            latest: StepReport::default(),
+        };
+        if on_host {
+            for (i, parameter) in parameters.iter().enumerate() {
+                this.upload(i, &parameter.data, |mirror| &mirror.data)?;
+            }
+        }
+        let stream = this.stream.as_ref().filter(|_| !on_host).map_or(this.engine.stream().raw(), |s| s.raw());
+        this.engine.fill(plan, stream)?;
+        Ok(this)
+    }
+
+    /// Steps work on these tensors from now on. Nothing changes when this fails.
+    pub fn bind(&mut self, plan: &Plan, parameters: &[Parameter]) -> Result<()> {
+        check_places(self.engine.context(), parameters, self.on_host)?;
+        let context = self.engine.context().clone();
+        // New copies first; the old ones stay until the tables speak of the new.
+        let mut fresh: Vec<Mirror> = vec![];
+        for (mirror, parameter) in self.mirrors.iter().zip(parameters) {
+            fresh.push(mirror.missing(&context, parameter)?);
+        }
+        let merged = |i: usize| bindings_with(&parameters[i], &self.mirrors[i], &fresh[i]);
+        self.engine.rebind(plan, merged)?;
+        let replaced = fresh.iter().any(|m| m.grad.is_some() || m.prev_grad.is_some());
+        if replaced {
+            // What steps under way read goes now.
+            self.engine.wait()?;
+        }
+        for (mirror, new) in self.mirrors.iter_mut().zip(fresh) {
+            mirror.grad = new.grad.or(mirror.grad.take());
+            mirror.prev_grad = new.prev_grad.or(mirror.prev_grad.take());
+        }
+        Ok(())
+    }
+
+    /// Scales and flags in the tables follow the algorithms.
+    pub fn regroup(&mut self, plan: &Plan, parameters: &[Parameter]) -> Result<()> {
+        self.bind(plan, parameters)
+    }
+
+    pub fn set_control(&mut self, groups: &[Group], hyper: &[Hyperparameters], options: &StepOptions) -> Result<()> {
+        self.engine.set_control(groups, hyper, options)?;
+        self.options = *options;
+        Ok(())
+    }
+
+    pub fn started(&self, parameter: usize) -> bool {
+        self.started[parameter]
+    }
+
+    /// Applied and skipped steps, as far as the card has come.
+    pub fn counts(&self) -> (u64, u64) {
+        let (applied, skipped) = self.engine.journal().counts();
+        (applied, if self.options.nonfinite == NonFinite::Skip { skipped } else { 0 })
+    }
+
+    pub fn step(&mut self, step: &Step<'_>, report: StepReport) -> Result<StepReport> {
+        self.latest = report.clone();
+        if !self.on_host {
+            let stream = self.stream.clone().ok_or_else(|| {
+                let reason = "step: tensors lie on the card; name the stream, with the builder's `stream` or `step_on`";
+                Error::Step(reason.into())
+            })?;
+            self.submit(step, Part::All, &stream)?;
+            return Ok(StepReport { pending: true, ..report });
+        }
+        self.step_host(step, report)
+    }
+
+    /// Gives a step, or a part of one, to a stream. The error of a refused step before comes first.
+    pub fn submit(&mut self, step: &Step<'_>, part: Part, stream: &Stream) -> Result<()> {
+        self.collect();
+        if let Some(error) = self.next_refusal() {
+            return Err(error);
+        }
+        self.engine.submit(part, stream.raw())?;
+        for &i in step.present {
+            let concerned = match part {
+                Part::All => true,
+                Part::Group(group) => step.plan.parameters[i].group == group,
+            };
+            self.started[i] |= concerned;
+        }
+        Ok(())
+    }
+
+    /// A step of host tensors: there, and back.
+    fn step_host(&mut self, step: &Step<'_>, report: StepReport) -> Result<StepReport> {
+        for &i in step.present {
+            let p = &step.parameters[i];
+            self.upload(i, &p.data, |mirror| &mirror.data)?;
+            if let Some(grad) = &p.grad {
+                self.upload(i, grad, |mirror| &mirror.grad)?;
+            }
+            if let Some(previous) = &p.prev_grad {
+                self.upload(i, previous, |mirror| &mirror.prev_grad)?;
+            }
+        }
+        let stream = self.engine.stream().raw();
+        self.engine.submit(Part::All, stream)?;
+        // From here on an error leaves the card ahead of the host.
+        let finished = self.finish_host(step, report);
+        match finished {
+            Err(error @ Error::Driver { .. }) => Err(self.engine.abandon(error)),
+            finished => finished,
+        }
+    }
+
+    fn finish_host(&mut self, step: &Step<'_>, report: StepReport) -> Result<StepReport> {
+        self.engine.wait()?;
+        self.collect();
+        let Some(Outcome::Known(entry)) = self.outcomes.pop_back() else {
+            return Err(Error::Step("step: the card did not say what became of it".into()));
+        };
+        self.outcomes.clear();
+        let report = self.conclude(&entry, report)?;
+        if report.applied {
+            let read = |&i: &usize| {
+                let parameter = &step.parameters[i];
+                let data = &parameter.data;
+                let values = self.engine.read(bindings(parameter, &self.mirrors[i]).0, data.shape())?;
+                Ok((data, values))
+            };
+            let values: Vec<_> = step.present.iter().map(read).collect::<Result<_>>()?;
+            for (data, values) in values {
+                if let Some(tensor) = data.host() {
+                    tensor.assign(&values)?;
+                }
+            }
+            step.present.iter().for_each(|&i| self.started[i] = true);
+        }
+        Ok(report)
+    }
+
+    /// The report of a step that is done, or the error that it was refused with.
+    fn conclude(&self, entry: &Entry, report: StepReport) -> Result<StepReport> {
+        let grad_norm = self.options.max_grad_norm.map(|_| entry.norm);
+        let report = StepReport { grad_norm, pending: false, ..report };
+        let name = || self.names.get(entry.parameter as usize).cloned().unwrap_or_default();
+        let refused = match entry.verdict {
+            NON_FINITE => Error::NonFiniteGradient {
+                step: entry.step,
+                parameter: name(),
+                index: entry.index as usize,
+                value: entry.bad.to_string(),
+            },
+            OVERFLOW => Error::GradientOverflow {
+                step: entry.step,
+                parameter: name(),
+                value: entry.value,
+                limit: entry.limit,
+            },
+            _ => return Ok(StepReport { applied: true, ..report }),
+        };
+        match self.options.nonfinite {
+            NonFinite::Skip => Ok(StepReport { non_finite: Some(name()), ..report }),
+            _ => Err(refused),
+        }
+    }
+
+    fn collect(&mut self) {
+        let news = self.engine.outcomes();
+        self.outcomes.extend(news);
+    }
+
+    /// The next refusal among the outcomes, which are kept but for it.
+    fn next_refusal(&mut self) -> Option<Error> {
+        let refusal = |outcome: &Outcome| match outcome {
+            Outcome::Known(entry) => self.conclude(entry, StepReport::default()).err(),
+            Outcome::Forgotten => None,
+        };
+        let at = self.outcomes.iter().position(|outcome| refusal(outcome).is_some())?;
+        let error = refusal(&self.outcomes[at]);
+        self.outcomes.remove(at);
+        error
+    }
+
+    /// Reports of the steps that are done and were not reported before; the error of the first that was refused, alone.
+    pub fn status(&mut self) -> Result<Vec<StepReport>> {
+        self.engine.check()?;
+        self.collect();
+        if let Some(error) = self.next_refusal() {
+            return Err(error);
+        }
+        let known = self.outcomes.drain(..).collect::<Vec<_>>();
+        let known = known.iter().filter_map(|outcome| match outcome {
+            Outcome::Known(entry) => self.conclude(entry, self.latest.clone()).ok(),
+            Outcome::Forgotten => None,
+        });
+        Ok(known.collect())
+    }
+
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub fn write_control(&mut self, stream: &Stream) -> Result<()> {
+        self.engine.write_control_for_replay(stream.raw())
+    }
+
+    fn upload(&self, i: usize, tensor: &AnyTensor, of: impl Fn(&Mirror) -> &Option<DeviceBuffer>) -> Result<()> {
+        let (Some(tensor), Some(copy)) = (tensor.host(), of(&self.mirrors[i])) else { return Ok(()) };
+        let values = tensor.to_storage();
+        self.engine.write(Buffer::new(copy.address(), tensor.dtype()), tensor.shape(), values.as_le_bytes())
+    }
+
+    pub fn slot(&self, plan: &Plan, parameter: usize, slot: Slot) -> Result<Option<Storage>> {
+        let shape = &plan.parameters[parameter].spec.shape;
+        self.engine.slot(parameter, slot).map(|buffer| self.engine.read(buffer, shape)).transpose()
+    }
+
+    pub fn step_counts(&self) -> Result<Vec<u64>> {
+        self.engine.step_counts()
+    }
+
+    pub fn read(&self, data: &AnyTensor) -> Result<Storage> {
+        match data {
+            AnyTensor::Host(tensor) => Ok(tensor.to_storage()),
+            AnyTensor::Device(tensor) => self.engine.read(Buffer::of(tensor), tensor.shape()),
+        }
+    }
+
+    pub fn write(&self, data: &AnyTensor, values: &Storage) -> Result<()> {
+        match data {
+            AnyTensor::Host(tensor) => tensor.assign(values),
+            AnyTensor::Device(tensor) => {
+                self.engine.wait()?;
+                self.engine.write(Buffer::of(tensor), tensor.shape(), values.as_le_bytes())?;
+                self.engine.wait()
+            }
+        }
+    }
+
+    pub fn snapshot(&self, plan: &Plan) -> Result<Vec<State>> {
+        self.engine.snapshot(plan)
+    }
+
+    pub fn restore(&mut self, states: &[State]) -> Result<()> {
+        self.engine.restore(states)?;
+        self.started = states.iter().map(|state| state.step > 0).collect();
+        Ok(())
+    }
+}
+
+impl Mirror {
+    /// Makes copies for the host tensors of a parameter.
+    fn fit(&mut self, context: &Context, parameter: &Parameter) -> Result<()> {
+        if let Some(data) = parameter.data.host() {
+            self.data = Some(DeviceBuffer::new(context, data.numel() * data.dtype().size())?);
+        }
+        let new = self.missing(context, parameter)?;
+        self.grad = new.grad.or(self.grad.take());
+        self.prev_grad = new.prev_grad.or(self.prev_grad.take());
+        Ok(())
+    }
+
+    /// Copies of gradients for which there is none that is large enough.
+    fn missing(&self, context: &Context, parameter: &Parameter) -> Result<Mirror> {
+        let copy = |tensor: &Option<AnyTensor>, have: &Option<DeviceBuffer>| {
+            let Some(tensor) = tensor.as_ref().and_then(AnyTensor::host) else { return Ok(None) };
+            let bytes = tensor.numel() * tensor.dtype().size();
+            match have {
+                Some(have) if have.bytes() >= bytes => Ok(None),
+                _ => DeviceBuffer::new(context, bytes).map(Some),
+            }
+        };
+        Ok(Mirror {
+            data: None,
+            grad: copy(&parameter.grad, &self.grad)?,
+            prev_grad: copy(&parameter.prev_grad, &self.prev_grad)?,
+        })
+    }
+}
+
+type Bindings = (Buffer, Option<Buffer>, Option<Buffer>);
+
+fn bindings(parameter: &Parameter, mirror: &Mirror) -> Bindings {
+    bindings_with(parameter, mirror, &Mirror::default())
+}
+
+/// The buffers of a parameter on the card; of copies, the newer.
+fn bindings_with(parameter: &Parameter, mirror: &Mirror, newer: &Mirror) -> Bindings {
+    let of = |tensor: &AnyTensor, copy: Option<&DeviceBuffer>| match tensor {
+        AnyTensor::Device(tensor) => Buffer::of(tensor),
+        AnyTensor::Host(tensor) => Buffer::new(copy.map_or(0, DeviceBuffer::address), tensor.dtype()),
+    };
+    (
+        of(&parameter.data, mirror.data.as_ref()),
+        parameter.grad.as_ref().map(|t| of(t, newer.grad.as_ref().or(mirror.grad.as_ref()))),
+        parameter.prev_grad.as_ref().map(|t| of(t, newer.prev_grad.as_ref().or(mirror.prev_grad.as_ref()))),
+    )
+}
+
+/// Tensors lie all in host memory, or all on this card.
+fn check_places(context: &Context, parameters: &[Parameter], on_host: bool) -> Result<()> {
+    for parameter in parameters {
+        let roles = [
+            ("it", Some(&parameter.data)),
+            ("its gradient", parameter.grad.as_ref()),
+            ("its previous gradient", parameter.prev_grad.as_ref()),
+        ];
+        for (role, tensor) in roles {
+            match tensor {
+                None => {}
+                Some(AnyTensor::Device(tensor)) if !on_host => check_tensor(context, &parameter.name, role, tensor)?,
+                Some(AnyTensor::Host(tensor)) if on_host => {
+                    if tensor.dtype() == Dtype::F64 {
+                        return Err(Error::parameter(&parameter.name, format!("{role} is stored in f64; cards take f32")));
+                    }
+                }
+                Some(_) => {
+                    let (here, others) = if on_host { ("on a card", "in host memory") } else { ("in host memory", "on the card") };
+                    let reason = format!("{role} lies {here}, and other tensors lie {others}: all must lie in one place");
+                    return Err(Error::parameter(&parameter.name, reason));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What an optimizer does on a card beside [`step`](super::Optimizer::step).
+impl super::Optimizer {
+    fn card(&mut self) -> Result<&mut Card> {
+        match &mut self.backend {
+            super::Backend::Card(card) => Ok(card),
+            super::Backend::Cpu(_) => Err(Error::Step("device `cpu` has no streams: use `step`".into())),
+        }
+    }
+
+    /// One step of tensors on the card, given to `stream`: nothing is waited for. In a stream that is being captured, the step
+    /// becomes part of that graph, with whatever hyperparameters are in force at each replay: before a replay,
+    /// [`write_control`](Self::write_control) sends changed ones.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step); the refusal of a step before, with which nothing was given; tensors in host memory.
+    pub fn step_on(&mut self, stream: &Stream) -> Result<()> {
+        self.step_part(Part::All, stream)
+    }
+
+    /// The part of a step that concerns one group, as soon as its gradients are there: its work waits for `after`, and
+    /// `done` is recorded behind it. Steps by groups decide nothing together: there can be neither clipping nor a scan
+    /// ([`NonFinite::Propagate`]), and they are not in the reports.
+    ///
+    /// # Errors
+    /// As [`step_on`](Self::step_on); an unknown group; options that concern all gradients.
+    pub fn step_group_on(
+        &mut self,
+        group: &str,
+        stream: &Stream,
+        after: Option<&Event>,
+        done: Option<&Event>,
+    ) -> Result<()> {
+        let index = self.find_group(group)?;
+        if self.options.decides() {
+            let reason = "step_group_on: clipping and the policies `error` and `skip` need all gradients; use step_on";
+            return Err(Error::Step(reason.into()));
+        }
+        if let Some(event) = after {
+            stream.wait(event)?;
+        }
+        self.step_part(Part::Group(index), stream)?;
+        done.map_or(Ok(()), |event| event.record(stream))
+    }
+
+    fn step_part(&mut self, part: Part, stream: &Stream) -> Result<()> {
+        let (present, report) = self.check_step()?;
+        let step = Step { plan: &self.plan, hyper: &self.hyper, options: &self.options, parameters: &self.parameters, present: &present };
+        let super::Backend::Card(card) = &mut self.backend else {
+            return Err(Error::Step("device `cpu` has no streams: use `step`".into()));
+        };
+        if card.on_host {
+            return Err(Error::Step("step_on: tensors lie in host memory: use `step`".into()));
+        }
+        if stream.context().raw() != card.engine.context().raw() {
+            return Err(Error::Step("step_on: the stream belongs to another context than the optimizer".into()));
+        }
+        card.latest = report;
+        card.submit(&step, part, stream)
+    }
+
+    /// Sends changed hyperparameters to the card, in the stream's order: before a replay of a graph that a step was captured
+    /// into.
+    ///
+    /// # Errors
+    /// What the driver says; device `cpu`.
+    pub fn write_control(&mut self, stream: &Stream) -> Result<()> {
+        self.card()?.write_control(stream)
+    }
+
+    /// Captures a step now rather than with the first one.
+    ///
+    /// # Errors
+    /// What the driver says; device `cpu`.
+    pub fn warm_up(&mut self) -> Result<()> {
+        self.card()?.engine.prepare_graph(Part::All, "warm_up")
+    }
+
+    /// Reports of the steps that are done and were not reported before, without waiting. Of more than 64 steps between two
+    /// calls the oldest are not reported.
+    ///
+    /// # Errors
+    /// The first of those steps that was refused under [`NonFinite::Error`]; the card's loss.
+    pub fn status(&mut self) -> Result<Vec<StepReport>> {
+        self.card()?.status()
+    }
+
+    /// Waits until all steps given are done.
+    ///
+    /// # Errors
+    /// What the card's work failed with.
+    pub fn synchronize(&self) -> Result<()> {
+        match &self.backend {
+            super::Backend::Card(card) => card.engine.wait(),
+            super::Backend::Cpu(_) => Ok(()),
+        }
+    }
+
+    /// Bytes of device memory that the optimizer holds beside the tensors: state, work space, tables.
+    pub fn device_bytes(&self) -> [usize; 3] {
+        match &self.backend {
+            super::Backend::Card(card) => card.engine().bytes(),
+            super::Backend::Cpu(_) => [0; 3],
+        }
+    }
+}
