@@ -21,7 +21,8 @@
 //!
 //! A step copies every variable into the parameter's buffer and its gradient into the gradient's buffer, steps on the
 //! CPU, and copies the updated parameters back with `Var::set`. So variables may be assigned between steps, with two
-//! exceptions that live in the optimizer's state: f32 master copies and the iterates of extrapolated methods.
+//! exceptions that live in the optimizer's state: f32 master copies and the iterates of extrapolated methods. (Digits
+//! below a variable that compact masters keep stay below what is assigned.)
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -319,7 +320,7 @@ impl CandleOptimizer {
         for v in &self.variables {
             copy_in(&v.name, &v.var, &v.data)?;
         }
-        self.optimizer.eval_point();
+        self.optimizer.eval_point()?;
         self.show_points()
     }
 
@@ -328,7 +329,7 @@ impl CandleOptimizer {
     /// # Errors
     /// When candle refuses to set a variable.
     pub fn train_point(&mut self) -> Result<()> {
-        self.optimizer.train_point();
+        self.optimizer.train_point()?;
         self.show_points()
     }
 

@@ -1,8 +1,9 @@
 //! Checkpoints of optimizer state: a safetensors file that others can read, with a schema and digests in its metadata.
 //!
 //! # Format
-//! Tensors are called `<parameter>.<slot>` (`momentum`, `variance`, `variance_max`, `point`, `master`) and have the
-//! parameter's shape; `<parameter>.step` is a scalar, the number of applied steps. The metadata has one key, `orthant`, whose value is JSON:
+//! Tensors are called `<parameter>.<slot>` (`momentum`, `variance`, `variance_max`, `point`, `master`, `low`) and
+//! have the parameter's shape; `<parameter>.step` is a scalar, the number of applied steps. The metadata has one key,
+//! `orthant`, whose value is JSON:
 //!
 //! ```text
 //! {"header_digest": "<64 hex>",          SHA-256 of the header's JSON bytes with these 64 digits set to 0
@@ -21,11 +22,12 @@ use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::algorithm::Slot;
 use crate::error::{Error, Result};
-use crate::files::{Raw, dtype_of, header, open_safetensors, problem, raw, serialise, write_atomically};
+use crate::files::{Raw, header, open_safetensors, problem, serialise, stored_dtype, write_atomically};
 use crate::plan::Plan;
 use crate::reference::State;
-use crate::tensor::{Storage, with_elements};
+use crate::tensor::{Dtype, Storage, with_elements};
 
 const FORMAT: u32 = 1;
 const DIGEST_MARK: &[u8] = br#"{\"header_digest\":\""#;
@@ -52,6 +54,15 @@ struct Entry {
 
 /// Type of the step counts: readers elsewhere know I64 better than U64.
 const STEP: safetensors::Dtype = safetensors::Dtype::I64;
+
+/// Type of a buffer in the file.
+fn stored_as(slot: Slot, dtype: Dtype) -> safetensors::Dtype {
+    match slot {
+        // Readers that took the words for numbers would see noise.
+        Slot::Low => safetensors::Dtype::I16,
+        _ => stored_dtype(dtype),
+    }
+}
 
 fn step_key(parameter: &str) -> String {
     format!("{parameter}.step")
@@ -87,7 +98,8 @@ pub(crate) fn encode(path: &Path, plan: &Plan, states: &[State]) -> Result<Vec<u
         schema.parameters.insert(planned.spec.name.clone(), entry);
         for (slot, storage) in &state.slots {
             let name = format!("{}.{}", planned.spec.name, slot.name());
-            tensors.push(raw(name, &planned.spec.shape, storage));
+            let stored = stored_as(*slot, storage.dtype());
+            tensors.push((name, stored, &planned.spec.shape, storage.as_le_bytes()));
         }
         tensors.push((step_key(&planned.spec.name), STEP, &[], step));
     }
@@ -157,9 +169,10 @@ pub(crate) fn decode(
             match tensors.tensor(&key) {
                 _ if damaged.contains_key(&key) => {}
                 Err(_) => problems.push(format!("entry `{key}` is missing")),
-                Ok(view) if dtype_of(view.dtype()) != Some(dtype) || view.shape() != planned.spec.shape => {
+                Ok(view) if view.dtype() != stored_as(slot, dtype) || view.shape() != planned.spec.shape => {
+                    let needed = if slot == Slot::Low { "i16" } else { dtype.name() };
                     problems.push(format!(
-                        "entry `{key}` is {:?} {:?} in the file, and {dtype} {:?} is needed",
+                        "entry `{key}` is {:?} {:?} in the file, and {needed} {:?} is needed",
                         view.dtype(),
                         view.shape(),
                         planned.spec.shape
@@ -167,7 +180,8 @@ pub(crate) fn decode(
                 }
                 Ok(view) => match Storage::from_le_bytes(dtype, view.data()) {
                     Err(e) => problems.push(format!("entry `{key}`: {e}")),
-                    Ok(storage) if must_be_finite && !is_finite(&storage) => {
+                    // Every word is legal, and none is a number.
+                    Ok(storage) if must_be_finite && slot != Slot::Low && !is_finite(&storage) => {
                         problems.push(format!("entry `{key}` holds NaN or an infinity"));
                     }
                     Ok(storage) => slots.push((slot, storage)),

@@ -119,17 +119,14 @@ fn group(table: Table, index: usize) -> Result<Group> {
     group.weight_decay = fields.number("weight_decay")?;
     group.maximize = fields.boolean("maximize")?.unwrap_or(false);
     group.splits = splits(&mut fields)?;
-    let not_built = |what: String| Error::not_built(what, "");
-    group.master = match fields.string("master")?.as_deref() {
-        None | Some("none") => Master::None,
-        Some("f32") => Master::F32,
-        Some("compact") => return Err(not_built(format!("{}: master = \"compact\"", fields.context))),
-        Some(other) => return Err(fields.not_one_of("master", other, &["none", "f32", "compact"])),
-    };
+    let masters = [("none", Master::None), ("f32", Master::F32), ("compact", Master::Compact)];
+    group.master = fields.choice("master", &masters)?.unwrap_or(Master::None);
     group.state_dtype = match fields.string("state_dtype")?.as_deref() {
         None | Some("f32") => StateDtype::Full,
         Some("bf16") => StateDtype::Bf16,
-        Some("q8") => return Err(not_built(format!("{}: state_dtype = \"q8\"", fields.context))),
+        Some("q8") => {
+            return Err(Error::not_built(format!("{}: state_dtype = \"q8\"", fields.context), ""));
+        }
         Some(other) => return Err(fields.not_one_of("state_dtype", other, &["f32", "bf16", "q8"])),
     };
     let roundings = [("nearest", Rounding::Nearest), ("stochastic", Rounding::Stochastic)];

@@ -65,7 +65,7 @@ pub fn write_tensors<'a>(
 }
 
 /// The crate's dtype for a safetensors dtype, if it has one.
-pub(crate) fn dtype_of(dtype: safetensors::Dtype) -> Option<Dtype> {
+fn dtype_of(dtype: safetensors::Dtype) -> Option<Dtype> {
     match dtype {
         safetensors::Dtype::F64 => Some(Dtype::F64),
         safetensors::Dtype::F32 => Some(Dtype::F32),
@@ -75,7 +75,7 @@ pub(crate) fn dtype_of(dtype: safetensors::Dtype) -> Option<Dtype> {
     }
 }
 
-fn stored_dtype(dtype: Dtype) -> safetensors::Dtype {
+pub(crate) fn stored_dtype(dtype: Dtype) -> safetensors::Dtype {
     match dtype {
         Dtype::F64 => safetensors::Dtype::F64,
         Dtype::F32 => safetensors::Dtype::F32,
@@ -88,7 +88,7 @@ fn stored_dtype(dtype: Dtype) -> safetensors::Dtype {
 pub(crate) type Raw<'a> = (String, safetensors::Dtype, &'a [usize], &'a [u8]);
 
 /// As it is written.
-pub(crate) fn raw<'a>(name: String, shape: &'a [usize], storage: &'a Storage) -> Raw<'a> {
+fn raw<'a>(name: String, shape: &'a [usize], storage: &'a Storage) -> Raw<'a> {
     (name, stored_dtype(storage.dtype()), shape, storage.as_le_bytes())
 }
 

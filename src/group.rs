@@ -10,6 +10,9 @@ pub enum Master {
     None,
     /// An f32 copy in the state; the 16-bit parameter is its rounding.
     F32,
+    /// bf16 parameters only: an f32 number of which the parameter holds the upper half, and the state 16 bits more.
+    /// Steps are those of an f32 copy; the parameter is its rounding to nearest, ties away from zero.
+    Compact,
 }
 
 /// How results are rounded to bf16.

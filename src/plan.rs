@@ -63,7 +63,7 @@ pub struct PlannedParameter {
     /// The matrices that norms and scales see: one for a 2-D parameter (or a vector, as 1 x n), one per batch entry
     /// for 3-D, (out, in*kh*kw) for 4-D and above, divided further where splits are declared.
     pub matrices: Vec<MatrixView>,
-    /// State buffers and their element types.
+    /// State buffers and the element types of their storage.
     pub slots: Vec<(Slot, Dtype)>,
 }
 
@@ -305,8 +305,12 @@ fn plan_parameter(
     if group.master == Master::F32 && !spec.dtype.is_half() {
         return fail(format!("a master copy is for bf16 and f16 parameters, and it is {}", spec.dtype));
     }
-    if group.master == Master::F32 && precision == Precision::F64 {
-        return fail("an f32 master copy under precision f64 would throw digits away".into());
+    if group.master == Master::Compact && spec.dtype != Dtype::Bf16 {
+        return fail(format!("a compact master is for bf16 parameters, and it is {}", spec.dtype));
+    }
+    if group.master != Master::None && precision == Precision::F64 {
+        let master = if group.master == Master::F32 { "an f32 master copy" } else { "a compact master" };
+        return fail(format!("{master} under precision f64 would throw digits away"));
     }
     if group.rounding == Rounding::Stochastic {
         let rounds_something = (spec.dtype == Dtype::Bf16 && group.master == Master::None)
@@ -334,8 +338,11 @@ fn plan_parameter(
         .map(|slot| (slot, if slot == Slot::Point { full } else { state }))
         .collect();
     // The extrapolated methods' point is a full-precision copy already.
-    if group.master == Master::F32 && !group.algorithm.is_extrapolated() {
-        slots.push((Slot::Master, Dtype::F32));
+    match group.master {
+        _ if group.algorithm.is_extrapolated() => {}
+        Master::None => {}
+        Master::F32 => slots.push((Slot::Master, Dtype::F32)),
+        Master::Compact => slots.push((Slot::Low, Dtype::Bf16)),
     }
     Ok(PlannedParameter { spec, group: index, reason, matrices, slots })
 }

@@ -122,7 +122,7 @@ fn without_a_gradient_a_variable_is_left_alone() -> Outcome {
     let after = bits(&map);
     assert_eq!((&before[0], &before[1], &before[3]), (&after[0], &after[1], &after[3]));
     assert_ne!(before[2], after[2]);
-    let steps: Vec<_> = SHAPES.iter().map(|(name, _)| optimizer.inner().step_count(name)).collect();
+    let steps: Vec<_> = SHAPES.iter().map(|(name, _)| optimizer.inner().step_count(name).unwrap()).collect();
     assert_eq!(steps, [Some(1), Some(1), Some(2), Some(0)]);
     // Assigning a variable between steps counts.
     let b = var(&map, "b.weight");
@@ -138,7 +138,7 @@ fn a_nan_gradient_is_an_error_and_changes_nothing() -> Outcome {
     let mut optimizer = CandleOptimizer::from_varmap(&map, groups(), StepOptions::default())?;
     optimizer.backward_step(&loss(&map)?)?;
     let before = bits(&map);
-    let momentum = optimizer.inner().state("a.weight", orthant::algorithm::Slot::Momentum);
+    let momentum = optimizer.inner().state("a.weight", orthant::algorithm::Slot::Momentum).unwrap();
     let mut grads = loss(&map)?.backward()?;
     let mut poisoned = values(7, 64);
     poisoned[5] = f32::NAN;
@@ -148,7 +148,7 @@ fn a_nan_gradient_is_an_error_and_changes_nothing() -> Outcome {
     };
     assert!(error.to_string().contains("`b.weight`"), "{error}");
     assert_eq!(before, bits(&map));
-    assert_eq!(momentum, optimizer.inner().state("a.weight", orthant::algorithm::Slot::Momentum));
+    assert_eq!(momentum, optimizer.inner().state("a.weight", orthant::algorithm::Slot::Momentum).unwrap());
 
     let skip = StepOptions { nonfinite: NonFinite::Skip, ..StepOptions::default() };
     let mut optimizer = CandleOptimizer::from_varmap(&map, groups(), skip)?;
@@ -279,7 +279,7 @@ fn variables_hold_the_extrapolated_point_between_evaluations() -> Outcome {
     }
     let y = bits(&map);
     optimizer.eval_point()?;
-    let x: Vec<f64> = optimizer.inner().state("a.weight", orthant::algorithm::Slot::Point).ok_or("point")?;
+    let x: Vec<f64> = optimizer.inner().state("a.weight", orthant::algorithm::Slot::Point).unwrap().ok_or("point")?;
     let shown: Vec<f64> = bits(&map)[0].iter().map(|b| f64::from(f32::from_bits(*b))).collect();
     assert_eq!(x, shown);
     assert_ne!(y, bits(&map));

@@ -158,6 +158,13 @@ fn plan_warns_of_lost_updates_and_idle_groups() {
     assert!(text.contains("warning: group `a`: `w`: 16-bit parameters without master"), "{text}");
     let plan = json(dir.path(), "plan --config w.toml --params half --json");
     assert_eq!(plan["warnings"].as_array().expect("warnings").len(), 2);
+    // The words of a compact master are named by their type in the state file.
+    let config = "[[group]]\nparams = [\"*\"]\nalgorithm = \"lion\"\nmaster = \"compact\"\n";
+    fs::write(dir.path().join("m.toml"), config).expect("written");
+    let plan = json(dir.path(), "plan --config m.toml --params half --json");
+    assert_eq!(plan["warnings"], serde_json::json!([]));
+    assert_eq!(plan["rows"][0]["state"], serde_json::json!(["momentum f32", "low i16"]));
+    assert_eq!(plan["state_bytes"], 4 * (4 + 2) + 8);
 }
 
 #[test]
@@ -288,18 +295,24 @@ fn masters_resume_through_the_program() {
     let g = Tensor::from_vec(numbers(n, 2), &[n]).expect("g");
     write_tensors(dir.path().join("x"), [("w", &x)]).expect("written");
     write_tensors(dir.path().join("g"), [("w", &g)]).expect("written");
-    let config = "[[group]]\nparams = [\"*\"]\nalgorithm = \"adamw\"\nlr = 0.01\nmaster = \"f32\"\n";
-    fs::write(dir.path().join("m.toml"), config).expect("written");
-    assert_eq!(
-        run(dir.path(), "step --config m.toml --params x --grads g g --out one"),
-        (Some(0), String::new())
-    );
-    let resumed = "step --config m.toml --params one/params.safetensors --state one/state.safetensors --grads g --out two";
-    assert_eq!(run(dir.path(), resumed), (Some(0), String::new()));
-    assert_eq!(run(dir.path(), "step --config m.toml --params x --grads g g g --out straight").0, Some(0));
-    for file in ["params.safetensors", "state.safetensors"] {
-        let read = |folder: &str| fs::read(dir.path().join(folder).join(file)).expect("written");
-        assert!(read("two") == read("straight"), "{file}");
+    for master in ["f32", "compact"] {
+        let config =
+            format!("[[group]]\nparams = [\"*\"]\nalgorithm = \"adamw\"\nlr = 0.01\nmaster = \"{master}\"\n");
+        fs::write(dir.path().join("m.toml"), config).expect("written");
+        assert_eq!(
+            run(dir.path(), "step --config m.toml --params x --grads g g --out one"),
+            (Some(0), String::new())
+        );
+        let resumed = "step --config m.toml --params one/params.safetensors --state one/state.safetensors --grads g --out two";
+        assert_eq!(run(dir.path(), resumed), (Some(0), String::new()));
+        assert_eq!(
+            run(dir.path(), "step --config m.toml --params x --grads g g g --out straight").0,
+            Some(0)
+        );
+        for file in ["params.safetensors", "state.safetensors"] {
+            let read = |folder: &str| fs::read(dir.path().join(folder).join(file)).expect("written");
+            assert!(read("two") == read("straight"), "{master}: {file}");
+        }
     }
 }
 

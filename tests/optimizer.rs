@@ -11,6 +11,8 @@ use orthant::{
 mod common;
 use common::Random;
 
+#[path = "optimizer/compact.rs"]
+mod compact;
 #[path = "optimizer/loss_scale.rs"]
 mod loss_scale;
 
@@ -197,7 +199,7 @@ fn a_master_copy_keeps_what_rounding_would_lose() {
         for _ in 0..100 {
             optimizer.step().unwrap();
         }
-        let hidden = optimizer.state("w", Slot::Master);
+        let hidden = optimizer.state("w", Slot::Master).unwrap();
         (data.to_vec::<bf16>().unwrap()[0], hidden)
     };
     // 1e-4 is below half a unit in the last place of bf16 at 1.
@@ -246,7 +248,7 @@ fn bf16_state_is_the_rounding_of_f32_state() {
         .iter()
         .map(|g| bf16::from_f32(0.9f32 * 0.0 + (1.0f64 - 0.9) as f32 * g).to_f64())
         .collect();
-    assert_eq!(optimizer.state("w", Slot::Momentum).unwrap(), expected);
+    assert_eq!(optimizer.state("w", Slot::Momentum).unwrap().unwrap(), expected);
     assert_eq!(optimizer.plan().state_bytes(), 33 * 2 + 8);
 }
 
@@ -265,18 +267,18 @@ fn a_missing_gradient_leaves_parameter_state_and_step_count_alone() {
             ],
         );
         optimizer.step().unwrap();
-        let frozen = (b.to_vec_f64(), optimizer.state("b", Slot::Momentum), optimizer.step_count("b"));
+        let frozen = (b.to_vec_f64(), optimizer.state("b", Slot::Momentum).unwrap(), optimizer.step_count("b").unwrap());
         optimizer.rebind_gradients([("b", None)]).unwrap();
         let report = optimizer.step().unwrap();
         assert_eq!((report.updated, report.without_gradient), (1, 1), "{name}");
-        let now = (b.to_vec_f64(), optimizer.state("b", Slot::Momentum), optimizer.step_count("b"));
+        let now = (b.to_vec_f64(), optimizer.state("b", Slot::Momentum).unwrap(), optimizer.step_count("b").unwrap());
         assert_eq!(now, frozen, "{name}");
         // Back again it goes on as if nothing had been: b has had the same two gradients as a at its second step.
         optimizer.rebind_gradients([("b", Some(grad_b))]).unwrap();
         optimizer.rebind_gradients([("a", None)]).unwrap();
         optimizer.step().unwrap();
         assert_eq!(a.to_vec_f64(), b.to_vec_f64(), "{name}");
-        assert_eq!(optimizer.step_count("b"), Some(2));
+        assert_eq!(optimizer.step_count("b").unwrap(), Some(2));
     }
 }
 
@@ -349,7 +351,7 @@ fn lr_zero_moves_nothing_but_the_state() {
         optimizer.step().unwrap();
         let same = before.iter().zip(data.to_vec::<f32>().unwrap()).all(|(a, b)| a.to_bits() == b.to_bits());
         assert!(same, "{name}");
-        let state = [Slot::Momentum, Slot::Variance].iter().find_map(|s| optimizer.state("w", *s));
+        let state = [Slot::Momentum, Slot::Variance].iter().find_map(|s| optimizer.state("w", *s).unwrap());
         assert_eq!(state.is_some_and(|s| s.iter().any(|v| *v != 0.0)), has_state, "{name}");
     }
 }
@@ -418,13 +420,13 @@ fn gradients_that_the_state_cannot_hold_are_refused() {
         match optimizer.step() {
             Ok(_) => {
                 assert!(accepted, "{name} {value:e}");
-                let state = [Slot::Momentum, Slot::Variance].iter().filter_map(|s| optimizer.state("w", *s));
+                let state = [Slot::Momentum, Slot::Variance].iter().filter_map(|s| optimizer.state("w", *s).unwrap());
                 assert!(state.flatten().all(f64::is_finite), "{name} {value:e}");
             }
             Err(e) => {
                 assert!(!accepted && e.to_string().contains("`w`"), "{name} {value:e}: {e}");
                 assert_eq!(data.to_vec::<f32>().unwrap(), before);
-                assert_eq!(optimizer.step_count("w"), Some(0));
+                assert_eq!(optimizer.step_count("w").unwrap(), Some(0));
             }
         }
     }
@@ -518,7 +520,7 @@ fn accumulated_state_stays_finite() {
     );
     optimizer.step().unwrap();
     assert!(optimizer.step().unwrap_err().to_string().contains("its state can take in"));
-    assert!(optimizer.state("w", Slot::Variance).unwrap().iter().all(|v| v.is_finite()));
+    assert!(optimizer.state("w", Slot::Variance).unwrap().unwrap().iter().all(|v| v.is_finite()));
 
     // Variance reduction with a small alpha adds up differences.
     let (data, grad, prev) = (tensor(&[4], 151), tensor(&[4], 152), tensor(&[4], 153));

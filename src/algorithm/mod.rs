@@ -144,6 +144,9 @@ pub enum Slot {
     Point,
     /// Full-precision copy of a 16-bit parameter.
     Master,
+    /// What a compact master has below its bf16 parameter: a signed 16-bit word for each element, in units of the last
+    /// place of f32. The words are no floating-point numbers; they lie in bf16 storage by their bit patterns.
+    Low,
 }
 
 impl Slot {
@@ -155,6 +158,7 @@ impl Slot {
             Self::VarianceMax => "variance_max",
             Self::Point => "point",
             Self::Master => "master",
+            Self::Low => "low",
         }
     }
 }

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use comfy_table::{Table, presets};
+use orthant::algorithm::Slot;
 use orthant::files::read_tensors;
-use orthant::{ParameterSpec, Plan};
+use orthant::{Dtype, ParameterSpec, Plan};
 
 use super::{Common, Unfit, print, read_config};
 
@@ -44,6 +45,14 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
 /// What runs a parameter's steps; the kernels of a GPU will have names of their own.
 const KERNEL: &str = "cpu reference";
 
+/// A state buffer: name and type, as in the state file.
+fn state((slot, dtype): &(Slot, Dtype)) -> String {
+    match slot {
+        Slot::Low => format!("{} i16", slot.name()),
+        _ => format!("{} {dtype}", slot.name()),
+    }
+}
+
 fn json(plan: &Plan, device: &str) -> String {
     let rows: Vec<_> = plan
         .parameters
@@ -59,7 +68,7 @@ fn json(plan: &Plan, device: &str) -> String {
                 "composition": group.algorithm().composition(),
                 "matrices": p.matrices.iter().map(|m| [m.rows, m.columns]).collect::<Vec<_>>(),
                 "kernels": [KERNEL],
-                "state": p.slots.iter().map(|(s, d)| format!("{} {d}", s.name())).collect::<Vec<_>>(),
+                "state": p.slots.iter().map(state).collect::<Vec<_>>(),
                 "state_bytes": p.state_bytes(),
                 "reason": p.reason,
             })

@@ -131,7 +131,7 @@ fn check_iterates(
 ) -> anyhow::Result<()> {
     for (name, tensor) in tensors {
         for slot in [Slot::Point, Slot::Master] {
-            let Some(full) = optimizer.state(name, slot) else { continue };
+            let Some(full) = optimizer.state(name, slot)? else { continue };
             let rounded: Vec<f64> = full.iter().map(|v| round_as(tensor, *v)).collect();
             let same = rounded.iter().zip(tensor.to_vec_f64()).all(|(a, b)| a.to_bits() == b.to_bits());
             if !same {
@@ -239,7 +239,10 @@ fn step(
         .filter(|p| optimizer.plan().group_of(p).algorithm().needs_previous_gradient())
         .map(|p| p.spec.name.clone())
         .collect();
-    let started = used.iter().any(|name| optimizer.step_count(name) > Some(0));
+    let mut started = false;
+    for name in &used {
+        started |= optimizer.step_count(name)? > Some(0);
+    }
     if let Some(previous) = previous.filter(|_| !started) {
         // The first step has no previous point: the file has to be there, and what it holds is not looked at.
         fs::metadata(previous).with_context(|| format!("{}: it cannot be read", display(previous)))?;
@@ -300,9 +303,9 @@ fn write_into(optimizer: &mut Optimizer, folder: &Path) -> anyhow::Result<Vec<&'
         names.insert(0, EVAL_POINT);
     }
     optimizer.save(folder.join(STATE))?;
-    optimizer.eval_point();
+    optimizer.eval_point()?;
     let written = write_tensors(folder.join(PARAMS), optimizer.parameters());
-    optimizer.train_point();
+    optimizer.train_point()?;
     written?;
     Ok(names)
 }

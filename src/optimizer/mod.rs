@@ -9,7 +9,7 @@ use crate::device::Device;
 use crate::error::{Error, Result, suggest};
 use crate::group::{Group, Hyperparameters};
 use crate::plan::Plan;
-use crate::tensor::{Storage, with_elements};
+use crate::tensor::{Storage, Tensor, with_elements};
 
 mod builder;
 #[cfg(feature = "cuda")]
@@ -371,21 +371,26 @@ impl Optimizer {
         Ok(())
     }
 
-    /// The parameters' names and tensors, in registration order.
-    pub fn parameters(&self) -> impl Iterator<Item = (&str, &AnyTensor)> {
-        self.parameters.iter().map(|p| (p.name.as_str(), &p.data))
+    /// The names and tensors of parameters in host memory, in registration order.
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.parameters.iter().filter_map(|p| Some((p.name.as_str(), p.data.host()?)))
     }
 
-    /// A state buffer as f64 values in row-major order, or `None` if the parameter or the slot does not exist. On a card
-    /// this waits for all steps given.
+    /// A state buffer as f64 values in row-major order, or `None` if the parameter or the slot does not exist.
+    /// [`Slot::Low`] holds whole numbers, the words. On a card this waits for all steps given.
     ///
     /// # Errors
     /// What the card's driver says.
     pub fn state(&self, parameter: &str, slot: Slot) -> Result<Option<Vec<f64>>> {
         let Some(i) = self.parameters.iter().position(|p| p.name == parameter) else { return Ok(None) };
         let storage = self.slot(i, slot)?;
-        Ok(storage.map(|storage| {
-            with_elements!(Storage, storage, v => v.iter().map(|x| crate::tensor::Element::to_f64(*x)).collect())
+        Ok(storage.map(|storage| match storage {
+            Storage::Bf16(words) if slot == Slot::Low => {
+                words.iter().map(|word| f64::from(word.to_bits() as i16)).collect()
+            }
+            storage => {
+                with_elements!(Storage, storage, v => v.iter().map(|x| crate::tensor::Element::to_f64(*x)).collect())
+            }
         }))
     }
 

@@ -6,6 +6,7 @@
 //! Results do not depend on the number of threads: reductions have a fixed order ([`reduce`]) and every element's
 //! sum in a product runs over k in an order that depends on the shape only ([`product`]).
 
+pub mod compact;
 pub mod lmo;
 pub mod naive;
 pub mod newton_schulz;
@@ -254,7 +255,7 @@ fn apply_direction<T: Real>(work: Work<'_>, direction: &Storage, seed: u64) {
             let range = matrix.offset..matrix.offset + matrix.rows * matrix.columns;
             let op = Op::Apply(scalars(lmo, hyper, *matrix));
             let pass = Pass { op, factor: T::one(), stochastic, index: range.start };
-            let full = |slot| matches!(slot, Slot::Point | Slot::Master);
+            let full = |slot| matches!(slot, Slot::Point | Slot::Master | Slot::Low);
             let buffers = Buffers {
                 visible: Some(SliceMut::of(visible, visible_at + range.start, range.len())),
                 state: state_streams(&mut state.slots, &range, full),

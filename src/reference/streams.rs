@@ -1,5 +1,6 @@
 //! Typed slices of any dtype behind one face, so that one sweep serves every mixture of dtypes.
 
+use super::compact;
 use super::real::Real;
 use super::rounding::Dither;
 use crate::tensor::{Storage, with_elements};
@@ -104,6 +105,24 @@ impl<'a> SliceMut<'a> {
                     *t = v.put();
                 }
             }),
+        }
+    }
+
+    /// Fills `out` with compact masters from `start` on: `self` is the parameter, `low` the words below it.
+    pub fn load_joined<T: Real>(&self, low: &Self, start: usize, out: &mut [T]) {
+        // The planner gives compact masters to bf16 parameters only.
+        let (Self::Bf16(high), Self::Bf16(low)) = (self, low) else { return debug_assert!(false, "bf16") };
+        for ((o, h), l) in out.iter_mut().zip(&high[start..]).zip(&low[start..]) {
+            *o = T::get(compact::join(*h, l.to_bits() as i16));
+        }
+    }
+
+    /// Stores compact masters from `start` on.
+    pub fn store_split<T: Real>(&mut self, low: &mut Self, start: usize, masters: &[T]) {
+        let (Self::Bf16(high), Self::Bf16(low)) = (self, low) else { return debug_assert!(false, "bf16") };
+        for ((h, l), master) in high[start..].iter_mut().zip(&mut low[start..]).zip(masters) {
+            let (upper, lower) = compact::split((*master).to_f32());
+            (*h, *l) = (upper, bf16::from_bits(lower as u16));
         }
     }
 }

@@ -91,8 +91,9 @@ fn run_task<T: Real>(pass: &Pass<'_, T>, mut b: Buffers<'_, T>, index: usize, le
     let dithers: Option<[Dither; 4]> =
         pass.stochastic.map(|key| std::array::from_fn(|buffer| Dither::new(key, buffer as u32)));
     let dither = |buffer: usize| dithers.as_ref().map(|d| &d[buffer]);
-    // The iterate: the extrapolated methods' point, else the master copy, else the parameter itself.
+    // The iterate: the extrapolated methods' point, else the master, else the parameter itself.
     let full = b.state.iter().position(|(slot, _)| matches!(slot, Slot::Point | Slot::Master));
+    let low = b.state.iter().position(|(slot, _)| *slot == Slot::Low);
     let extrapolated = b.state.iter().any(|(slot, _)| *slot == Slot::Point);
 
     for start in (0..len).step_by(BLOCK) {
@@ -108,24 +109,27 @@ fn run_task<T: Real>(pass: &Pass<'_, T>, mut b: Buffers<'_, T>, index: usize, le
                 w.previous[..n].iter_mut().for_each(|g| *g *= pass.factor);
             }
         }
-        match (full, &b.visible) {
-            (Some(i), _) => b.state[i].1.load(start, &mut w.x[..n]),
-            (None, Some(visible)) => visible.load(start, &mut w.x[..n]),
-            (None, None) => {}
+        match (full, low, &b.visible) {
+            (Some(i), ..) => b.state[i].1.load(start, &mut w.x[..n]),
+            (None, Some(i), Some(visible)) => visible.load_joined(&b.state[i].1, start, &mut w.x[..n]),
+            (None, None, Some(visible)) => visible.load(start, &mut w.x[..n]),
+            (None, _, None) => {}
         }
         for (slot, stream) in &b.state {
             match slot {
                 Slot::Momentum => stream.load(start, &mut w.momentum[..n]),
                 Slot::Variance => stream.load(start, &mut w.variance[..n]),
                 Slot::VarianceMax => stream.load(start, &mut w.largest[..n]),
-                Slot::Point | Slot::Master => {}
+                Slot::Point | Slot::Master | Slot::Low => {}
             }
         }
         run_block(&pass.op, &mut w, n, extrapolated);
         if let Some(out) = &mut b.out {
             out[start..start + n].copy_from_slice(&w.g[..n]);
         }
-        if let Some(visible) = &mut b.visible {
+        if let (Some(visible), Some(i)) = (&mut b.visible, low) {
+            visible.store_split(&mut b.state[i].1, start, &w.x[..n]);
+        } else if let Some(visible) = &mut b.visible {
             let shown = if extrapolated { &w.y } else { &w.x };
             // A parameter with a full-precision copy is that copy's rounding, never a random one.
             visible.store(start, &shown[..n], if full.is_none() { dither(0) } else { None }, at);
@@ -136,6 +140,8 @@ fn run_task<T: Real>(pass: &Pass<'_, T>, mut b: Buffers<'_, T>, index: usize, le
                 Slot::Variance => stream.store(start, &w.variance[..n], dither(2), at),
                 Slot::VarianceMax => stream.store(start, &w.largest[..n], dither(3), at),
                 Slot::Point | Slot::Master => stream.store(start, &w.x[..n], None, at),
+                // Written with the parameter.
+                Slot::Low => {}
             }
         }
     }

@@ -180,15 +180,15 @@ fn misuse_of_a_running_optimizer_changes_nothing() {
         ("no such checkpoint", Box::new(|o| o.load("/nonexistent/state")), &["/nonexistent/state", "cannot be read"]),
         ("no such folder", Box::new(|o| o.save("/nonexistent/state")), &["/nonexistent", "No such file"]),
         ("step at the iterates", Box::new(|o| {
-            o.eval_point();
+            o.eval_point().unwrap();
             let outcome = o.step().map(drop);
-            o.train_point();
+            o.train_point().unwrap();
             outcome
         }), &["train_point"]),
         ("load at the iterates", Box::new(|o| {
-            o.eval_point();
+            o.eval_point().unwrap();
             let outcome = o.load("/nonexistent/state");
-            o.train_point();
+            o.train_point().unwrap();
             outcome
         }), &["train_point"]),
     ];

@@ -160,7 +160,7 @@ const CHOICES: &[Row] = &[
     ("scion", "scale = true", &["scale = true", "a number or a name"]),
     ("scion", "scale = \"rmz\"", &["did you mean `rms`"]),
     ("sign-sgd", "master = \"f16\"", &["master = \"f16\"", "did you mean `f32`"]),
-    ("sign-sgd", "master = \"compact\"", &["master = \"compact\"", "not built yet"]),
+    ("sign-sgd", "master = \"compct\"", &["master = \"compct\"", "did you mean `compact`"]),
     ("sign-sgd", "master = true", &["master = true"]),
     ("signum", "state_dtype = \"q8\"", &["state_dtype = \"q8\"", "not built yet"]),
     ("signum", "state_dtype = \"bf15\"", &["did you mean `bf16`"]),

@@ -54,6 +54,7 @@ const ROWS: &[Row] = &[
     ("splits under sign-sgd", "params = [\"w\"]\nalgorithm = \"sign-sgd\"\nsplits = 2", true, &["group `g`", "`sign-sgd` works element by element"]),
     ("splits under adamw", "params = [\"w\"]\nalgorithm = \"adamw\"\nsplits = [2, 2]", true, &["group `g`", "`adamw` works element by element"]),
     ("master for f32", "params = [\"w\"]\nalgorithm = \"muon\"\nmaster = \"f32\"", true, &["parameter `w`", "master", "it is f32", "group `g`"]),
+    ("compact master for f32", "params = [\"w\"]\nalgorithm = \"muon\"\nmaster = \"compact\"", true, &["parameter `w`", "compact master", "it is f32", "group `g`"]),
     ("stochastic rounding of f32", "params = [\"w\"]\nalgorithm = \"muon\"\nrounding = \"stochastic\"", true, &["parameter `w`", "stochastic rounding", "it is f32"]),
 ];
 
@@ -117,6 +118,20 @@ pub fn cases() -> Vec<Case> {
             .file("params.safetensors", half.clone())
             .command("plan --config config.toml --params params.safetensors --precision f64")
             .says(["parameter `w`", "f32 master", "precision f64"]),
+    );
+    out.push(
+        Case::new("compact master under precision f64", 2)
+            .config(all("algorithm = \"muon\"\nmaster = \"compact\""))
+            .file("params.safetensors", half.clone())
+            .command("plan --config config.toml --params params.safetensors --precision f64")
+            .says(["parameter `w`", "compact master", "precision f64"]),
+    );
+    out.push(
+        Case::new("compact master for f16", 2)
+            .config(all("algorithm = \"muon\"\nmaster = \"compact\""))
+            .file("params.safetensors", f16.clone())
+            .plan_too()
+            .says(["parameter `w`", "compact master", "it is f16"]),
     );
     out.push(
         Case::new("stochastic rounding of f16", 2)

@@ -26,8 +26,8 @@ fn counter() -> Optimizer {
 }
 
 fn generation(optimizer: &Optimizer) -> u64 {
-    let steps = optimizer.step_count("w").expect("w is registered");
-    let variance = optimizer.state("w", Slot::Variance).expect("adagrad has it");
+    let steps = optimizer.step_count("w").unwrap().expect("w is registered");
+    let variance = optimizer.state("w", Slot::Variance).unwrap().expect("adagrad has it");
     assert!(variance.iter().all(|v| *v == steps as f64), "not the state of generation {steps}");
     steps
 }

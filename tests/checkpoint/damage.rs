@@ -144,7 +144,7 @@ fn the_plain_safetensors_crate_reads_it() {
         let view = file.tensor(&format!("{parameter}.step")).expect("an entry");
         assert_eq!((view.dtype(), view.shape()), (safetensors::Dtype::I64, [].as_slice()));
         let steps = u64::from_le_bytes(view.data().try_into().expect("eight bytes"));
-        assert_eq!(Some(steps), optimizer.step_count(parameter));
+        assert_eq!(Some(steps), optimizer.step_count(parameter).unwrap());
     }
     for (parameter, slot) in
         [("layer.weight", Slot::Momentum), ("layer.bias", Slot::Momentum), ("layer.bias", Slot::Variance)]
@@ -155,7 +155,7 @@ fn the_plain_safetensors_crate_reads_it() {
             .chunks_exact(4)
             .map(|c| f64::from(f32::from_le_bytes(c.try_into().expect("four bytes"))))
             .collect();
-        assert_eq!(Some(values), optimizer.state(parameter, slot));
+        assert_eq!(Some(values), optimizer.state(parameter, slot).unwrap());
         let spec = optimizer.plan().parameters.iter().find(|p| p.spec.name == parameter).expect("planned");
         assert_eq!(view.shape(), spec.spec.shape);
     }

@@ -24,8 +24,8 @@ pub fn tensor(dtype: Dtype, shape: &[usize], value: impl Fn(usize) -> f64) -> Te
     Tensor::from_storage(storage, shape).expect("a tensor")
 }
 
-pub const ALL_SLOTS: [Slot; 5] =
-    [Slot::Momentum, Slot::Variance, Slot::VarianceMax, Slot::Point, Slot::Master];
+pub const ALL_SLOTS: [Slot; 6] =
+    [Slot::Momentum, Slot::Variance, Slot::VarianceMax, Slot::Point, Slot::Master, Slot::Low];
 
 /// In (-1, 1), of full rank as a matrix (a plain sine has rank 2).
 pub fn noise(seed: f64) -> impl Fn(usize) -> f64 {
@@ -55,9 +55,9 @@ pub fn bits(optimizer: &Optimizer) -> Vec<(String, Vec<u64>)> {
     for (name, data) in optimizer.parameters() {
         out.push((name.to_owned(), as_bits(data.to_vec_f64())));
         for slot in ALL_SLOTS {
-            out.extend(optimizer.state(name, slot).map(|v| (format!("{name}.{}", slot.name()), as_bits(v))));
+            out.extend(optimizer.state(name, slot).unwrap().map(|v| (format!("{name}.{}", slot.name()), as_bits(v))));
         }
-        out.push((format!("{name}: steps"), optimizer.step_count(name).into_iter().collect()));
+        out.push((format!("{name}: steps"), optimizer.step_count(name).unwrap().into_iter().collect()));
     }
     out
 }

@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use orthant::algorithm::{Algorithm, Estimator, Initial, Norm};
-use orthant::{Dtype, Error, Group, NonFinite, StateDtype, Tensor};
+use orthant::algorithm::{Algorithm, Estimator, Initial, Norm, Slot};
+use orthant::{Dtype, Error, Group, Master, NonFinite, StateDtype, Tensor};
 use sha2::{Digest, Sha256};
 
 use crate::model::{bits, optimizer, scratch};
@@ -92,8 +92,8 @@ fn order_of_registration_does_not_matter() {
     second.load(&path).expect("it loads");
     for name in ["a", "b"] {
         let slot = orthant::algorithm::Slot::Momentum;
-        assert_eq!(first.state(name, slot), second.state(name, slot));
-        assert_eq!(second.step_count(name), Some(1));
+        assert_eq!(first.state(name, slot).unwrap(), second.state(name, slot).unwrap());
+        assert_eq!(second.step_count(name).unwrap(), Some(1));
     }
 }
 
@@ -208,4 +208,48 @@ fn damage_and_misfits_are_listed_together() {
         assert!(problems.iter().any(|p| p.contains(expected)), "`{expected}` is not among {problems:#?}");
     }
     assert_eq!(problems.len(), 5, "{problems:#?}");
+}
+
+/// Words are no numbers: their type says so, they are not looked at as bf16, and an f32 master is something else.
+#[test]
+fn the_words_of_compact_masters_are_integers() {
+    let with = |master| {
+        let sgd = Group::new("g", Algorithm::sgd()).lr(1.0).master(master);
+        let parameters: [(&str, Group, Dtype, &[usize]); 1] = [("a", sgd, Dtype::Bf16, &[4])];
+        optimizer(&parameters, NonFinite::Error)
+    };
+    let mut subject = with(Master::Compact);
+    // The parameter is 1 and becomes 1 + 0x7fc1 * 2^-23; 0x7fc1 would be NaN in bf16.
+    let (_, data) = subject.parameters().next().expect("a parameter");
+    data.copy_from_slice(&[half::bf16::ONE; 4]).expect("it fits");
+    let gradient = vec![-f32::from(0x7fc1u16) * f32::EPSILON; 4];
+    let gradient = Tensor::from_vec(gradient, &[4]).expect("a tensor");
+    subject.rebind_gradients([("a", Some(gradient))]).expect("it fits");
+    subject.step().expect("a step");
+    assert_eq!(subject.state("a", Slot::Low).unwrap(), Some(vec![f64::from(0x7fc1); 4]));
+    let dir = scratch();
+    let path = dir.path().join("state");
+    subject.save(&path).expect("it saves");
+    let good = fs::read(&path).expect("it was written");
+    let tensors = safetensors::SafeTensors::deserialize(&good).expect("a file");
+    let low = tensors.tensor("a.low").expect("an entry");
+    assert_eq!((low.dtype(), low.shape()), (safetensors::Dtype::I16, [4].as_slice()));
+    assert_eq!(low.data(), [0xc1, 0x7f].repeat(4));
+    let mut other = with(Master::Compact);
+    other.load(&path).expect("it loads");
+    assert_eq!(other.state("a", Slot::Low).unwrap(), subject.state("a", Slot::Low).unwrap());
+    let refused = with(Master::F32).load(&path).expect_err("another kind of master").to_string();
+    assert!(
+        refused.contains("`a.master` is missing") && refused.contains("`a.low` has no place"),
+        "{refused}"
+    );
+    for dtype in ["U16", "F16"] {
+        let mut bytes = good.clone();
+        replace(&mut bytes, "\"a.low\":{\"dtype\":\"I16\"", &format!("\"a.low\":{{\"dtype\":\"{dtype}\""));
+        seal(&mut bytes);
+        fs::write(&path, bytes).expect("written");
+        let refused = other.load(&path).expect_err(dtype).to_string();
+        let says = format!("entry `a.low` is {dtype} [4] in the file, and i16 [4] is needed");
+        assert!(refused.contains(&says), "{refused}");
+    }
 }

@@ -54,6 +54,7 @@ fn cases() -> Vec<Case> {
             let group = || group(&name, Algorithm::lmo(estimator, norm)).weight_decay(0.1);
             out.push(Case { group: group(), dtype: Dtype::F32 });
             out.push(Case { group: group().master(Master::F32), dtype: Dtype::Bf16 });
+            out.push(Case { group: group().master(Master::Compact), dtype: Dtype::Bf16 });
         }
     }
     for algorithm in [Algorithm::muon(), Algorithm::adamw(), Algorithm::lion(), Algorithm::nsgd()] {
@@ -63,7 +64,10 @@ fn cases() -> Vec<Case> {
         out.push(Case { group: group().rounding(Rounding::Stochastic), dtype: Dtype::Bf16 });
         let state = group().state_dtype(StateDtype::Bf16);
         out.push(Case { group: state.clone(), dtype: Dtype::F32 });
-        out.push(Case { group: state.rounding(Rounding::Stochastic), dtype: Dtype::Bf16 });
+        out.push(Case { group: state.clone().rounding(Rounding::Stochastic), dtype: Dtype::Bf16 });
+        let compact = state.master(Master::Compact);
+        out.push(Case { group: compact.clone(), dtype: Dtype::Bf16 });
+        out.push(Case { group: compact.rounding(Rounding::Stochastic), dtype: Dtype::Bf16 });
     }
     out
 }
@@ -118,7 +122,7 @@ fn resume_is_exact_after_every_step() {
                 case.step(&mut straight, k);
             }
         }
-        straight.eval_point();
+        straight.eval_point().unwrap();
         let iterates = bits(&straight);
         for (k, (path, values)) in checkpoints.iter().enumerate() {
             let (tensors, mut resumed) = case.fresh();
@@ -133,7 +137,7 @@ fn resume_is_exact_after_every_step() {
                 assert_eq!(bits(&resumed), history[later + 1], "{name}: saved after {k}, at {later}");
                 compared += 1;
             }
-            resumed.eval_point();
+            resumed.eval_point().unwrap();
             assert_eq!(bits(&resumed), iterates, "{}: the iterates, saved after {k}", case.group.name());
         }
     }
@@ -152,9 +156,9 @@ fn a_run_without_its_state_is_another_run() {
         (0..2).for_each(|k| case.step(&mut straight, k));
         let (_, fresh) = case.fresh();
         let differs = straight.parameters().any(|(name, _)| {
-            [Slot::Momentum, Slot::Variance, Slot::Point, Slot::Master]
+            [Slot::Momentum, Slot::Variance, Slot::Point, Slot::Master, Slot::Low]
                 .iter()
-                .any(|slot| straight.state(name, *slot) != fresh.state(name, *slot))
+                .any(|slot| straight.state(name, *slot).unwrap() != fresh.state(name, *slot).unwrap())
         });
         assert!(differs, "{}: two steps left no trace in the state", case.group.name());
     }
@@ -177,6 +181,8 @@ fn the_program_resumes_exactly() {
     let cases = [
         ("muon".to_owned(), "algorithm = \"muon\"".to_owned(), Dtype::F32),
         ("adamw".to_owned(), "algorithm = \"adamw\"\nmaster = \"f32\"".to_owned(), Dtype::Bf16),
+        ("adamw compact".to_owned(), "algorithm = \"adamw\"\nmaster = \"compact\"".to_owned(), Dtype::Bf16),
+        ("muon compact".to_owned(), "algorithm = \"muon\"\nmaster = \"compact\"".to_owned(), Dtype::Bf16),
         ("extrapolated".to_owned(), lmo("extrapolated"), Dtype::F32),
         ("extrapolated master".to_owned(), lmo("extrapolated") + "\nmaster = \"f32\"", Dtype::Bf16),
         ("extrapolated f64".to_owned(), lmo("extrapolated"), Dtype::F64),

@@ -47,7 +47,7 @@ fn run(
     let mut out: Vec<Vec<f64>> = tensors.iter().map(|[x, ..]| x.to_vec_f64()).collect();
     for name in ["w0", "w1"] {
         let slots = [Slot::Momentum, Slot::Variance, Slot::VarianceMax, Slot::Point];
-        out.extend(slots.iter().filter_map(|slot| optimizer.state(name, *slot)));
+        out.extend(slots.iter().filter_map(|slot| optimizer.state(name, *slot).unwrap()));
     }
     (norms, out)
 }

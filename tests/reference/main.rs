@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod compact;
 mod naive;
 mod newton_schulz;
 mod reduce;

@@ -62,7 +62,7 @@ fn both<T: Real>(
         naive.step(lmo, LR, decay, &g, &p);
     }
     let shown = data.to_vec_f64();
-    optimizer.eval_point();
+    optimizer.eval_point().unwrap();
     (data.to_vec_f64(), shown, naive)
 }
 

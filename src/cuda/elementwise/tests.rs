@@ -212,7 +212,7 @@ fn compare(
             };
             same(&p.to_storage(), found.parameter, "parameter");
             for (slot, buffer) in &found.state {
-                let cpu = optimizer.state(name, *slot).expect("a slot");
+                let cpu = optimizer.state(name, *slot).unwrap().expect("a slot");
                 let mut storage = Storage::zeros(buffer.dtype, cpu.len());
                 crate::tensor::with_elements!(Storage, &mut storage, values => {
                     values.iter_mut().zip(&cpu).for_each(|(v, c)| *v = crate::tensor::Element::from_f64(*c));
