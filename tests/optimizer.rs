@@ -268,7 +268,7 @@ fn a_missing_gradient_leaves_parameter_state_and_step_count_alone() {
         );
         optimizer.step().unwrap();
         let frozen = (b.to_vec_f64(), optimizer.state("b", Slot::Momentum).unwrap(), optimizer.step_count("b").unwrap());
-        optimizer.rebind_gradients([("b", None)]).unwrap();
+        optimizer.rebind_gradients([("b", None::<Tensor>)]).unwrap();
         let report = optimizer.step().unwrap();
         assert_eq!((report.updated, report.without_gradient), (1, 1), "{name}");
         let now = (b.to_vec_f64(), optimizer.state("b", Slot::Momentum).unwrap(), optimizer.step_count("b").unwrap());
