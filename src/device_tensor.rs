@@ -55,7 +55,10 @@ impl DeviceTensor {
             return refuse("address 0 was given for a tensor that has elements".into());
         }
         if !address.is_multiple_of(dtype.size() as u64) {
-            return refuse(format!("address {address:#x} is no multiple of {dtype}'s {} bytes", dtype.size()));
+            return refuse(format!(
+                "address {address:#x} is no multiple of {dtype}'s {} bytes",
+                dtype.size()
+            ));
         }
         let adjacent = |d: usize, stride: usize| shape[d] == 1 || strides[d] == stride;
         let contiguous = numel == 0 || row_major(shape).iter().enumerate().all(|(d, &s)| adjacent(d, s));
@@ -64,7 +67,9 @@ impl DeviceTensor {
             (false, &[rows, columns]) if adjacent(1, 1) && strides[0] >= columns => {
                 let last = (rows - 1).checked_mul(strides[0]).and_then(|n| n.checked_add(columns));
                 if last.and_then(|n| n.checked_mul(dtype.size())).is_none_or(|b| b > isize::MAX as usize) {
-                    return refuse(format!("shape {shape:?} with strides {strides:?} leaves the address space"));
+                    return refuse(format!(
+                        "shape {shape:?} with strides {strides:?} leaves the address space"
+                    ));
                 }
                 Some(strides[0])
             }

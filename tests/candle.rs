@@ -279,7 +279,8 @@ fn variables_hold_the_extrapolated_point_between_evaluations() -> Outcome {
     }
     let y = bits(&map);
     optimizer.eval_point()?;
-    let x: Vec<f64> = optimizer.inner().state("a.weight", orthant::algorithm::Slot::Point).unwrap().ok_or("point")?;
+    let x: Vec<f64> =
+        optimizer.inner().state("a.weight", orthant::algorithm::Slot::Point).unwrap().ok_or("point")?;
     let shown: Vec<f64> = bits(&map)[0].iter().map(|b| f64::from(f32::from_bits(*b))).collect();
     assert_eq!(x, shown);
     assert_ne!(y, bits(&map));

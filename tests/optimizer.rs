@@ -267,15 +267,23 @@ fn a_missing_gradient_leaves_parameter_state_and_step_count_alone() {
             ],
         );
         optimizer.step().unwrap();
-        let frozen = (b.to_vec_f64(), optimizer.state("b", Slot::Momentum).unwrap(), optimizer.step_count("b").unwrap());
+        let frozen = (
+            b.to_vec_f64(),
+            optimizer.state("b", Slot::Momentum).unwrap(),
+            optimizer.step_count("b").unwrap(),
+        );
         optimizer.rebind_gradients([("b", None::<Tensor>)]).unwrap();
         let report = optimizer.step().unwrap();
         assert_eq!((report.updated, report.without_gradient), (1, 1), "{name}");
-        let now = (b.to_vec_f64(), optimizer.state("b", Slot::Momentum).unwrap(), optimizer.step_count("b").unwrap());
+        let now = (
+            b.to_vec_f64(),
+            optimizer.state("b", Slot::Momentum).unwrap(),
+            optimizer.step_count("b").unwrap(),
+        );
         assert_eq!(now, frozen, "{name}");
         // Back again it goes on as if nothing had been: b has had the same two gradients as a at its second step.
         optimizer.rebind_gradients([("b", Some(grad_b))]).unwrap();
-        optimizer.rebind_gradients([("a", None)]).unwrap();
+        optimizer.rebind_gradients([("a", None::<Tensor>)]).unwrap();
         optimizer.step().unwrap();
         assert_eq!(a.to_vec_f64(), b.to_vec_f64(), "{name}");
         assert_eq!(optimizer.step_count("b").unwrap(), Some(2));
@@ -420,7 +428,8 @@ fn gradients_that_the_state_cannot_hold_are_refused() {
         match optimizer.step() {
             Ok(_) => {
                 assert!(accepted, "{name} {value:e}");
-                let state = [Slot::Momentum, Slot::Variance].iter().filter_map(|s| optimizer.state("w", *s).unwrap());
+                let state =
+                    [Slot::Momentum, Slot::Variance].iter().filter_map(|s| optimizer.state("w", *s).unwrap());
                 assert!(state.flatten().all(f64::is_finite), "{name} {value:e}");
             }
             Err(e) => {

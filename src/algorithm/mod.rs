@@ -275,7 +275,10 @@ impl Algorithm {
             }
             (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
         };
-        self.name == other.name && same_kind && self.slots() == other.slots() && self.convention() == other.convention()
+        self.name == other.name
+            && same_kind
+            && self.slots() == other.slots()
+            && self.convention() == other.convention()
     }
 
     /// Whether the update of an element depends on that element alone, so that shape plays no part.

@@ -185,18 +185,6 @@ pub(crate) fn free_pinned(address: *mut u8) -> Answer<()> {
     call!(cuMemFreeHost(address.cast()))
 }
 
-/// The context that an address of device memory belongs to; an error for what is no device memory.
-pub(crate) fn context_of_pointer(address: CUdeviceptr) -> Answer<CUcontext> {
-    let mut context: CUcontext = null_mut();
-    let place: *mut CUcontext = &mut context;
-    call!(cuPointerGetAttribute(
-        place.cast(),
-        sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_CONTEXT,
-        address
-    ))?;
-    Ok(context)
-}
-
 /// Whether an address is device memory.
 pub(crate) fn is_device_memory(address: CUdeviceptr) -> Answer<bool> {
     let mut kind: u32 = 0;
@@ -234,7 +222,8 @@ pub(crate) fn load_module(image: &[u8]) -> Result<CUmodule, (Fault, String)> {
         options.as_mut_ptr(),
         values.as_mut_ptr()
     ));
-    let said = || CStr::from_bytes_until_nul(&log).map_or(String::new(), |s| s.to_string_lossy().into_owned());
+    let said =
+        || CStr::from_bytes_until_nul(&log).map_or(String::new(), |s| s.to_string_lossy().into_owned());
     loaded.map(|()| module).map_err(|fault| (fault, said()))
 }
 
@@ -407,7 +396,12 @@ pub(crate) fn copy_out(to: &mut [u8], from: CUdeviceptr, stream: CUstream) -> An
 }
 
 /// A copy from pinned memory, which must stay as it is until it is done.
-pub(crate) fn copy_from_pinned(to: CUdeviceptr, from: *const u8, bytes: usize, stream: CUstream) -> Answer<()> {
+pub(crate) fn copy_from_pinned(
+    to: CUdeviceptr,
+    from: *const u8,
+    bytes: usize,
+    stream: CUstream,
+) -> Answer<()> {
     call!(cuMemcpyHtoDAsync_v2(to, from.cast(), bytes, stream))
 }
 

@@ -55,7 +55,8 @@ impl Context {
     /// What [`Driver::open`] says, and what the driver does.
     pub fn open(device: Device) -> Result<Self> {
         let (ordinal, info) = card(device)?;
-        let raw = api::primary_context(ordinal).map_err(|fault| driver_error(device, "opening the card", fault))?;
+        let raw =
+            api::primary_context(ordinal).map_err(|fault| driver_error(device, "opening the card", fault))?;
         Ok(Self::new(device, ordinal, info, raw, true))
     }
 
@@ -378,7 +379,9 @@ impl DeviceBuffer {
     fn range(&self, at: usize, len: usize) -> Result<u64> {
         match at.checked_add(len) {
             Some(end) if end <= self.bytes => Ok(self.address + at as u64),
-            _ => Err(Error::Tensor(format!("bytes {at} to {at} + {len} of a device buffer of {}", self.bytes))),
+            _ => {
+                Err(Error::Tensor(format!("bytes {at} to {at} + {len} of a device buffer of {}", self.bytes)))
+            }
         }
     }
 }
@@ -443,7 +446,11 @@ pub(crate) struct Graph {
 
 impl Graph {
     /// What `work` gives to a stream, as a graph. The stream is ours: no caller's is touched.
-    pub fn capture(context: &Context, during: &str, work: impl FnOnce(CUstream) -> Answer<()>) -> Result<Self> {
+    pub fn capture(
+        context: &Context,
+        during: &str,
+        work: impl FnOnce(CUstream) -> Answer<()>,
+    ) -> Result<Self> {
         let stream = Stream::new(context)?;
         let raw = context.run(during, || {
             api::begin_capture(stream.raw())?;

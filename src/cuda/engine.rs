@@ -232,7 +232,10 @@ impl Engine {
             // Counts and decisions go with it.
             let kept = self.layout.kept_bytes();
             let mut bytes = vec![0; kept];
-            let moved = self.work.read(&self.stream, 0, &mut bytes).and_then(|()| larger.write(&self.stream, 0, &bytes));
+            let moved = self
+                .work
+                .read(&self.stream, 0, &mut bytes)
+                .and_then(|()| larger.write(&self.stream, 0, &bytes));
             self.note(moved)?;
             Some(larger)
         } else {
@@ -250,7 +253,12 @@ impl Engine {
     }
 
     /// Hyperparameters and options of later steps. They reach the card with the next step's copy.
-    pub fn set_control(&mut self, groups: &[Group], hyper: &[Hyperparameters], options: &StepOptions) -> Result<()> {
+    pub fn set_control(
+        &mut self,
+        groups: &[Group],
+        hyper: &[Hyperparameters],
+        options: &StepOptions,
+    ) -> Result<()> {
         if options.decides() != self.decides {
             self.decides = options.decides();
             self.graphs.iter_mut().for_each(|graph| drop(graph.take()));
@@ -266,8 +274,8 @@ impl Engine {
             self.journal.all_done();
         }
         let (to, step) = (self.work_at(self.layout.control), self.journal.submitted() + 1);
-        let written = self.ring.write(to, step, stream);
-        let written = written.map_err(|fault| self.context.error("writing the control block", fault));
+        let ring = &mut self.ring;
+        let written = hot(&self.context, "writing the control block", || ring.write(to, step, stream));
         self.note(written)
     }
 
@@ -278,7 +286,8 @@ impl Engine {
         let to = self.work_at(self.layout.control);
         let (context, completed) = (self.context.clone(), self.journal.completed());
         let ring = &mut self.ring;
-        let written = context.run("writing the control block", || ring.write_with_event(to, completed, stream));
+        let written =
+            context.run("writing the control block", || ring.write_with_event(to, completed, stream));
         self.note(written)
     }
 
@@ -287,7 +296,7 @@ impl Engine {
     pub fn submit(&mut self, part: Part, stream: CUstream) -> Result<()> {
         self.check()?;
         let during = format!("step {}", self.journal.submitted() + 1);
-        let capturing = self.hot(stream, &during, |s| api::is_capturing(s))?;
+        let capturing = self.note(hot(&self.context, &during, || api::is_capturing(stream)))?;
         if capturing {
             let kernels_loaded = self.context.kernels().map(drop);
             self.note(kernels_loaded)?;
@@ -299,19 +308,9 @@ impl Engine {
         let index = index_of(part);
         let Some(graph) = self.graphs[index].as_ref().map(Graph::raw) else { return Ok(()) };
         // One call: either all of the step is given, or nothing is.
-        self.hot(stream, &during, |s| api::launch_graph(graph, s))?;
+        self.note(hot(&self.context, &during, || api::launch_graph(graph, stream)))?;
         self.journal.submit(part == Part::All, stream);
         Ok(())
-    }
-
-    /// A call that needs our context to be current, which it nearly always is: asking beforehand would be a call more.
-    fn hot<T>(&self, stream: CUstream, during: &str, call: impl Fn(CUstream) -> Answer<T>) -> Result<T> {
-        const WRONG_CONTEXT: [u32; 2] = [201, 400];
-        let answer = match call(stream) {
-            Err(fault) if WRONG_CONTEXT.contains(&fault.code) => self.context.run(during, || call(stream)),
-            answer => answer.map_err(|fault| self.context.error(during, fault)),
-        };
-        self.note(answer)
     }
 
     /// Captures what a step does.
@@ -415,9 +414,9 @@ impl Engine {
     /// Waits until everything that was given is done.
     pub fn wait(&self) -> Result<()> {
         let streams = self.journal.streams(self.stream.raw());
-        let waited = self
-            .context
-            .run("waiting for steps", || streams.iter().try_for_each(|&stream| api::synchronize_stream(stream)));
+        let waited = self.context.run("waiting for steps", || {
+            streams.iter().try_for_each(|&stream| api::synchronize_stream(stream))
+        });
         self.note(waited)
     }
 
@@ -434,7 +433,8 @@ impl Engine {
         let rows = rows(buffer, shape);
         let bytes = storage.as_le_bytes_mut();
         let copied = self.context.run("copying from the card", || {
-            rows.iter().try_for_each(|(address, range)| api::copy_out(&mut bytes[range.clone()], *address, stream))
+            rows.iter()
+                .try_for_each(|(address, range)| api::copy_out(&mut bytes[range.clone()], *address, stream))
         });
         self.note(copied)?;
         Ok(storage)
@@ -464,7 +464,10 @@ impl Engine {
         let mut bytes = vec![0; 8 * self.layout.slots.len()];
         let read = self.state.read(&self.stream, 0, &mut bytes);
         self.note(read)?;
-        Ok(bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default())).collect())
+        Ok(bytes
+            .chunks_exact(8)
+            .map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()))
+            .collect())
     }
 
     /// All state, as the CPU has it. Waits for all steps given.
@@ -500,6 +503,15 @@ impl Drop for Engine {
     }
 }
 
+/// A call that needs our context to be current, which it nearly always is: asking beforehand would be a call more.
+fn hot<T>(context: &Context, during: &str, mut call: impl FnMut() -> Answer<T>) -> Result<T> {
+    const WRONG_CONTEXT: [u32; 2] = [201, 400];
+    match call() {
+        Err(fault) if WRONG_CONTEXT.contains(&fault.code) => context.run(during, call),
+        answer => answer.map_err(|fault| context.error(during, fault)),
+    }
+}
+
 fn index_of(part: Part) -> usize {
     match part {
         Part::All => 0,
@@ -522,7 +534,13 @@ fn rows(buffer: Buffer, shape: &[usize]) -> Vec<(u64, std::ops::Range<usize>)> {
 }
 
 /// One of the three allocations, or an error that says what does not fit.
-fn allocate(context: &Context, plan: &Plan, layout: &Layout, wanted: [usize; 3], which: usize) -> Result<DeviceBuffer> {
+fn allocate(
+    context: &Context,
+    plan: &Plan,
+    layout: &Layout,
+    wanted: [usize; 3],
+    which: usize,
+) -> Result<DeviceBuffer> {
     let failed = match DeviceBuffer::new(context, wanted[which]) {
         Err(Error::Driver { code: api::OUT_OF_MEMORY, .. }) => wanted[which..].iter().sum::<usize>() as u64,
         answer => return answer,
@@ -533,7 +551,11 @@ fn allocate(context: &Context, plan: &Plan, layout: &Layout, wanted: [usize; 3],
         format!(", the largest part of it for `{}` with {}", p.spec.name, p.state_bytes())
     });
     let what = match which {
-        0 => format!("state of {} parameters ({} bytes{largest}) with its work space", layout.slots.len(), wanted[0]),
+        0 => format!(
+            "state of {} parameters ({} bytes{largest}) with its work space",
+            layout.slots.len(),
+            wanted[0]
+        ),
         _ => "the work space of steps".to_owned(),
     };
     Err(Error::OutOfMemory { device: context.device().to_string(), what, bytes: failed, free })

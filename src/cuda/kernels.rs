@@ -1,6 +1,6 @@
 //! The compiled kernels on a card.
 
-use super::api::{self, Argument, Answer, CUfunction, CUmodule, CUstream};
+use super::api::{self, Answer, Argument, CUfunction, CUmodule, CUstream};
 use super::context::{Context, Handle};
 use crate::error::{Error, Result};
 use crate::images::{IMAGES, Image};
@@ -121,7 +121,9 @@ fn candidates(stem: &str, (major, minor): (u32, u32)) -> Vec<&'static Image> {
     };
     let forced = std::env::var("ORTHANT_PTX").is_ok_and(|v| v == "1");
     let find = |architecture: &&str| {
-        IMAGES.iter().find(|i| i.stem == stem && i.architecture == *architecture && !(forced && i.machine_code))
+        IMAGES
+            .iter()
+            .find(|i| i.stem == stem && i.architecture == *architecture && !(forced && i.machine_code))
     };
     wanted.iter().filter_map(find).collect()
 }

@@ -65,7 +65,8 @@ impl Layout {
         (data, gradient, previous): (Buffer, Option<Buffer>, Option<Buffer>),
     ) -> Buffers {
         let state = self.slots[parameter].iter();
-        let state = state.map(|&(slot, offset, dtype)| (slot, Buffer::new(base + offset as u64, dtype))).collect();
+        let state =
+            state.map(|&(slot, offset, dtype)| (slot, Buffer::new(base + offset as u64, dtype))).collect();
         Buffers { parameter: data, gradient, previous, state }
     }
 

@@ -35,7 +35,12 @@ pub(crate) fn check_group(group: &Group, hyper: Hyperparameters) -> Result<()> {
 }
 
 /// Whether a tensor's memory is what it is said to be: memory of this card, from the first byte to the last.
-pub(crate) fn check_tensor(context: &Context, parameter: &str, role: &str, tensor: &DeviceTensor) -> Result<()> {
+pub(crate) fn check_tensor(
+    context: &Context,
+    parameter: &str,
+    role: &str,
+    tensor: &DeviceTensor,
+) -> Result<()> {
     let Some(last) = tensor.runs().last().map(|run| run.end - 1) else { return Ok(()) };
     let refuse = |reason: String| Err(Error::parameter(parameter, format!("{role} {reason}")));
     for address in [tensor.address(), last] {
@@ -44,8 +49,12 @@ pub(crate) fn check_tensor(context: &Context, parameter: &str, role: &str, tenso
         })?;
         match found {
             (Ok(true), Ok(ordinal)) if ordinal == context.ordinal() => {}
-            (Ok(true), Ok(ordinal)) => return refuse(format!("lies on card {ordinal}, and steps run on {}", context.device())),
-            (Err(fault), _) | (_, Err(fault)) if fault.is_sticky() => return Err(context.error("looking at an address", fault)),
+            (Ok(true), Ok(ordinal)) => {
+                return refuse(format!("lies on card {ordinal}, and steps run on {}", context.device()));
+            }
+            (Err(fault), _) | (_, Err(fault)) if fault.is_sticky() => {
+                return Err(context.error("looking at an address", fault));
+            }
             _ => return refuse(format!("is no device memory at address {address:#x}")),
         }
     }

@@ -118,8 +118,11 @@ fn frobenius_eps(lmo: &Lmo, view: MatrixView) -> (f64, bool) {
         EpsForm::Clamp => (lmo.eps.value, false),
         EpsForm::Add => {
             let radius = if let Scale::Scion(radius) = lmo.scale { radius } else { 1.0 };
-            let factor =
-                if radius == 0.0 { 1.0 } else { lmo.scale.factor(lmo.norm, view.rows, view.columns) / radius };
+            let factor = if radius == 0.0 {
+                1.0
+            } else {
+                lmo.scale.factor(lmo.norm, view.rows, view.columns) / radius
+            };
             (lmo.eps.value * factor, true)
         }
     }

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 #[cfg(feature = "cuda")]
 use std::sync::Arc;
 
-use super::cpu::Cpu;
-use super::{AnyTensor, Backend, NonFinite, Optimizer, StepOptions, memory};
 #[cfg(feature = "cuda")]
 use super::card::Card;
+use super::cpu::Cpu;
+use super::{AnyTensor, Backend, NonFinite, Optimizer, StepOptions, memory};
+use crate::algorithm::{Algorithm, Rule, Slot};
 #[cfg(feature = "cuda")]
 use crate::cuda::{Context, Stream};
-use crate::algorithm::{Algorithm, Rule, Slot};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::group::Group;
@@ -160,7 +160,14 @@ impl Builder {
             #[cfg(feature = "cuda")]
             device => {
                 let context = self.context.map_or_else(|| Context::open(device), Ok)?;
-                Backend::Card(Box::new(Card::new(context, self.stream, &plan, &hyper, &self.options, &parameters)?))
+                Backend::Card(Box::new(Card::new(
+                    context,
+                    self.stream,
+                    &plan,
+                    &hyper,
+                    &self.options,
+                    &parameters,
+                )?))
             }
             #[cfg(not(feature = "cuda"))]
             device => {

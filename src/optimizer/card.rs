@@ -49,7 +49,8 @@ impl Card {
         parameters: &[Parameter],
     ) -> Result<Self> {
         if plan.precision == Precision::F64 {
-            let reason = "cards compute in f32: precision f64 and f64 tensors stay on device `cpu`".to_owned();
+            let reason =
+                "cards compute in f32: precision f64 and f64 tensors stay on device `cpu`".to_owned();
             return Err(Error::Device { device: context.device().to_string(), reason });
         }
         for (group, hyper) in plan.groups.iter().zip(hyper) {
@@ -80,7 +81,8 @@ impl Card {
                 this.upload(i, &parameter.data, |mirror| &mirror.data)?;
             }
         }
-        let stream = this.stream.as_ref().filter(|_| !on_host).map_or(this.engine.stream().raw(), |s| s.raw());
+        let stream =
+            this.stream.as_ref().filter(|_| !on_host).map_or(this.engine.stream().raw(), |s| s.raw());
         this.engine.fill(plan, stream)?;
         Ok(this)
     }
@@ -113,7 +115,12 @@ impl Card {
         self.bind(plan, parameters)
     }
 
-    pub fn set_control(&mut self, groups: &[Group], hyper: &[Hyperparameters], options: &StepOptions) -> Result<()> {
+    pub fn set_control(
+        &mut self,
+        groups: &[Group],
+        hyper: &[Hyperparameters],
+        options: &StepOptions,
+    ) -> Result<()> {
         self.engine.set_control(groups, hyper, options)?;
         self.options = *options;
         Ok(())
@@ -273,7 +280,12 @@ impl Card {
         self.engine.write_control_for_replay(stream.raw())
     }
 
-    fn upload(&self, i: usize, tensor: &AnyTensor, of: impl Fn(&Mirror) -> &Option<DeviceBuffer>) -> Result<()> {
+    fn upload(
+        &self,
+        i: usize,
+        tensor: &AnyTensor,
+        of: impl Fn(&Mirror) -> &Option<DeviceBuffer>,
+    ) -> Result<()> {
         let (Some(tensor), Some(copy)) = (tensor.host(), of(&self.mirrors[i])) else { return Ok(()) };
         let values = tensor.to_storage();
         self.engine.write(Buffer::new(copy.address(), tensor.dtype()), tensor.shape(), values.as_le_bytes())
@@ -377,15 +389,26 @@ fn check_places(context: &Context, parameters: &[Parameter], on_host: bool) -> R
         for (role, tensor) in roles {
             match tensor {
                 None => {}
-                Some(AnyTensor::Device(tensor)) if !on_host => check_tensor(context, &parameter.name, role, tensor)?,
+                Some(AnyTensor::Device(tensor)) if !on_host => {
+                    check_tensor(context, &parameter.name, role, tensor)?
+                }
                 Some(AnyTensor::Host(tensor)) if on_host => {
                     if tensor.dtype() == Dtype::F64 {
-                        return Err(Error::parameter(&parameter.name, format!("{role} is stored in f64; cards take f32")));
+                        return Err(Error::parameter(
+                            &parameter.name,
+                            format!("{role} is stored in f64; cards take f32"),
+                        ));
                     }
                 }
                 Some(_) => {
-                    let (here, others) = if on_host { ("on a card", "in host memory") } else { ("in host memory", "on the card") };
-                    let reason = format!("{role} lies {here}, and other tensors lie {others}: all must lie in one place");
+                    let (here, others) = if on_host {
+                        ("on a card", "in host memory")
+                    } else {
+                        ("in host memory", "on the card")
+                    };
+                    let reason = format!(
+                        "{role} lies {here}, and other tensors lie {others}: all must lie in one place"
+                    );
                     return Err(Error::parameter(&parameter.name, reason));
                 }
             }
@@ -428,7 +451,8 @@ impl super::Optimizer {
     ) -> Result<()> {
         let index = self.find_group(group)?;
         if self.options.decides() {
-            let reason = "step_group_on: clipping and the policies `error` and `skip` need all gradients; use step_on";
+            let reason =
+                "step_group_on: clipping and the policies `error` and `skip` need all gradients; use step_on";
             return Err(Error::Step(reason.into()));
         }
         if let Some(event) = after {
@@ -440,7 +464,13 @@ impl super::Optimizer {
 
     fn step_part(&mut self, part: Part, stream: &Stream) -> Result<()> {
         let (present, report) = self.check_step()?;
-        let step = Step { plan: &self.plan, hyper: &self.hyper, options: &self.options, parameters: &self.parameters, present: &present };
+        let step = Step {
+            plan: &self.plan,
+            hyper: &self.hyper,
+            options: &self.options,
+            parameters: &self.parameters,
+            present: &present,
+        };
         let super::Backend::Card(card) = &mut self.backend else {
             return Err(Error::Step("device `cpu` has no streams: use `step`".into()));
         };
@@ -448,7 +478,9 @@ impl super::Optimizer {
             return Err(Error::Step("step_on: tensors lie in host memory: use `step`".into()));
         }
         if stream.context().raw() != card.engine.context().raw() {
-            return Err(Error::Step("step_on: the stream belongs to another context than the optimizer".into()));
+            return Err(Error::Step(
+                "step_on: the stream belongs to another context than the optimizer".into(),
+            ));
         }
         card.latest = report;
         card.submit(&step, part, stream)

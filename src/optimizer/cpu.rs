@@ -175,8 +175,12 @@ impl Cpu {
             .collect();
         let (mut bad, mut largest) = (None, Vec::with_capacity(scans.len()));
         // Parameters without a gradient keep their places in the sum's order.
-        let mut squares: Vec<Vec<Scaled>> =
-            step.plan.parameters.iter().map(|p| vec![Scaled { value: 0.0, exponent: 0 }; p.matrices.len()]).collect();
+        let mut squares: Vec<Vec<Scaled>> = step
+            .plan
+            .parameters
+            .iter()
+            .map(|p| vec![Scaled { value: 0.0, exponent: 0 }; p.matrices.len()])
+            .collect();
         for (i, own, previous) in scans {
             if let Some(own) = own.as_ref().filter(|_| with_norm) {
                 squares[i].clone_from(&own.squares);

@@ -75,9 +75,16 @@ pub(super) fn check_parameters_apart(parameters: &[Parameter]) -> Result<()> {
     for runs in by_space.values_mut() {
         runs.sort_by_key(|(run, _)| run.start);
         if let Some([(_, before), (run, other)]) = runs.windows(2).find(|w| w[1].0.start < w[0].0.end) {
-            let whom = if before.name == other.name { "itself".into() } else { format!("parameter `{}`", other.name) };
+            let whom = if before.name == other.name {
+                "itself".into()
+            } else {
+                format!("parameter `{}`", other.name)
+            };
             let what = if before.data.host().is_some() { "storage element" } else { "the byte at address" };
-            return Err(Error::parameter(&before.name, format!("it shares {what} {} with {whom}", run.start)));
+            return Err(Error::parameter(
+                &before.name,
+                format!("it shares {what} {} with {whom}", run.start),
+            ));
         }
     }
     Ok(())

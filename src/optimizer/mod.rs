@@ -158,7 +158,13 @@ impl Optimizer {
     /// changed, and [`Error::DeviceLost`].
     pub fn step(&mut self) -> Result<StepReport> {
         let (present, report) = self.check_step()?;
-        let step = Step { plan: &self.plan, hyper: &self.hyper, options: &self.options, parameters: &self.parameters, present: &present };
+        let step = Step {
+            plan: &self.plan,
+            hyper: &self.hyper,
+            options: &self.options,
+            parameters: &self.parameters,
+            present: &present,
+        };
         on_backend!(&mut self.backend, backend => backend.step(&step, report))
     }
 
@@ -259,7 +265,8 @@ impl Optimizer {
         changed.validate()?;
         Hyperparameters::checked(&changed, self.hyper[i].lr, self.hyper[i].weight_decay)?;
         self.plan.groups[i] = changed;
-        let rebound = on_backend!(&mut self.backend, backend => backend.regroup(&self.plan, &self.parameters));
+        let rebound =
+            on_backend!(&mut self.backend, backend => backend.regroup(&self.plan, &self.parameters));
         rebound.and_then(|()| self.control_changed())
     }
 

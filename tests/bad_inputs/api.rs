@@ -215,7 +215,9 @@ fn misuse_of_a_running_optimizer_changes_nothing() {
 #[test]
 fn a_step_without_any_gradient_is_refused() {
     let mut subject = running();
-    subject.rebind_gradients(mixed().iter().map(|(name, ..)| (*name, None))).expect("they are registered");
+    subject
+        .rebind_gradients(mixed().iter().map(|(name, ..)| (*name, None::<orthant::Tensor>)))
+        .expect("they are registered");
     let before = bits(&subject);
     assert_eq!(subject.step(), Err(Error::NoGradients));
     assert_eq!(bits(&subject), before);

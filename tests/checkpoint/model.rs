@@ -55,7 +55,9 @@ pub fn bits(optimizer: &Optimizer) -> Vec<(String, Vec<u64>)> {
     for (name, data) in optimizer.parameters() {
         out.push((name.to_owned(), as_bits(data.to_vec_f64())));
         for slot in ALL_SLOTS {
-            out.extend(optimizer.state(name, slot).unwrap().map(|v| (format!("{name}.{}", slot.name()), as_bits(v))));
+            out.extend(
+                optimizer.state(name, slot).unwrap().map(|v| (format!("{name}.{}", slot.name()), as_bits(v))),
+            );
         }
         out.push((format!("{name}: steps"), optimizer.step_count(name).unwrap().into_iter().collect()));
     }

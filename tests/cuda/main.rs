@@ -1,0 +1,20 @@
+//! Steps on a card, held to the CPU reference bit for bit.
+//!
+//! The card is the software GPU, or what `ORTHANT_TEST_DEVICE` names (`cuda`): the same tests for both. A process can have one
+//! driver only, so all tests of this file share it.
+
+mod noise;
+mod parity;
+
+use std::sync::LazyLock;
+
+use orthant::Device;
+
+/// Where the tests' steps run.
+fn device() -> Device {
+    static DEVICE: LazyLock<Device> = LazyLock::new(|| {
+        let name = std::env::var("ORTHANT_TEST_DEVICE").unwrap_or_else(|_| "emulated".into());
+        name.parse().unwrap_or_else(|e| panic!("ORTHANT_TEST_DEVICE: {e}"))
+    });
+    *DEVICE
+}
