@@ -9,7 +9,7 @@
 #include "flat.cuh"
 
 const u64 CHUNK = 16384;
-const u32 THREADS = 128;  // 5 such blocks a multiprocessor leave 96 registers a thread; 256 x 3 leave 80, and it spills
+const u32 THREADS = 128;  // 6 such blocks a multiprocessor leave 80 registers a thread
 
 // --- scalars -------------------------------------------------------------------------------------------------------
 
@@ -118,165 +118,188 @@ extern "C" __global__ void prepare(const Segment *segments, const Range *paramet
 
 // --- rules ---------------------------------------------------------------------------------------------------------
 
+// Types, rules and flags are uniform over a chunk. What depends on them is chosen outside the loops over a thread's 8
+// elements: a choice inside costs an instruction or more an element, and the whole of Lion is some fifteen.
+
 __device__ __forceinline__ float mul(float a, float b) { return __fmul_rn(a, b); }
 __device__ __forceinline__ float add(float a, float b) { return __fadd_rn(a, b); }
 __device__ __forceinline__ float sub(float a, float b) { return __fsub_rn(a, b); }
 
-// sign(+-0) = 0, sign(NaN) = NaN
-__device__ __forceinline__ float sign(float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x == 0.0f ? 0.0f : x; }
+// `size` with the sign of `x`; sign(+-0) = 0, sign(NaN) = NaN.
+__device__ __forceinline__ float signed_like(float size, float x) {
+    const float same = __uint_as_float((__float_as_uint(x) & 0x80000000u) ^ __float_as_uint(size));
+    return x < 0.0f || x > 0.0f ? same : fabsf(x);
+}
 
 __device__ __forceinline__ float guarded(float a, float b) { return b == 0.0f ? 0.0f : __fdiv_rn(a, b); }
 
-// One element's values: the rules read and write these.
-struct Element {
-    float x, g, previous, m, v, largest, y;
+// The working copies of a thread's elements. The rules read and write these.
+template <u32 N>
+struct Values {
+    float x[N], g[N], previous[N], m[N], v[N], largest[N], y[N];
+
+    template <typename Body>
+    static __device__ __forceinline__ void each(Body body) {
+#pragma unroll
+        for (u32 i = 0; i < N; i++) body(i);
+    }
 };
+
+template <u32 N>
+__device__ __forceinline__ void scale_gradients(const Scalars &s, Values<N> &w, bool previous) {
+    if (s.factor == 1.0f) return;
+    w.each([&](u32 i) { w.g[i] = mul(w.g[i], s.factor); });
+    if (previous) w.each([&](u32 i) { w.previous[i] = mul(w.previous[i], s.factor); });
+}
 
 // m takes in g; g becomes the vector for the LMO.
-template <u32 RULE>
-__device__ __forceinline__ void estimate(const Scalars &s, Element &e, bool first) {
+template <u32 N>
+__device__ __forceinline__ void estimate(const Scalars &s, Values<N> &w) {
     const float old0 = s.c[0], new0 = s.c[1];
-    if (RULE == NONE) return;
-    if (first) {
-        e.m = e.g;
-        if (RULE == NESTEROV) e.g = add(mul(new0, e.g), mul(old0, e.m));
+    if (s.rule == NONE) return;
+    if (s.flags & FIRST) {
+        w.each([&](u32 i) { w.m[i] = w.g[i]; });
+        if (s.rule == NESTEROV) w.each([&](u32 i) { w.g[i] = add(mul(new0, w.g[i]), mul(old0, w.m[i])); });
         return;
     }
-    if (RULE == HEAVY_BALL) e.m = add(mul(old0, e.m), e.g);
-    if (RULE == EMA || RULE == NESTEROV) e.m = add(mul(old0, e.m), mul(new0, e.g));
-    if (RULE == MVR) e.m = add(e.g, mul(old0, sub(e.m, e.previous)));
-    if (RULE == LION) {
-        float mixed = add(mul(old0, e.m), mul(new0, e.g));
-        e.m = add(mul(s.c[2], e.m), mul(s.c[3], e.g));
-        e.g = mixed;
-    } else if (RULE == NESTEROV) {
-        e.g = add(mul(new0, e.g), mul(old0, e.m));
-    } else {
-        e.g = e.m;
+    switch (s.rule) {
+    case HEAVY_BALL: w.each([&](u32 i) { w.g[i] = w.m[i] = add(mul(old0, w.m[i]), w.g[i]); }); break;
+    case EMA: w.each([&](u32 i) { w.g[i] = w.m[i] = add(mul(old0, w.m[i]), mul(new0, w.g[i])); }); break;
+    case MVR: w.each([&](u32 i) { w.g[i] = w.m[i] = add(w.g[i], mul(old0, sub(w.m[i], w.previous[i]))); }); break;
+    case NESTEROV:
+        w.each([&](u32 i) {
+            w.m[i] = add(mul(old0, w.m[i]), mul(new0, w.g[i]));
+            w.g[i] = add(mul(new0, w.g[i]), mul(old0, w.m[i]));
+        });
+        break;
+    case LION:
+        w.each([&](u32 i) {
+            const float mixed = add(mul(old0, w.m[i]), mul(new0, w.g[i]));
+            w.m[i] = add(mul(s.c[2], w.m[i]), mul(s.c[3], w.g[i]));
+            w.g[i] = mixed;
+        });
+        break;
     }
 }
 
-// x = keep x - eta u, and for the extrapolated methods y.
-__device__ __forceinline__ void apply(const Scalars &s, Element &e, float u) {
-    bool decays = (s.flags & DECAYS) && (!(s.flags & CAUTIOUS) || mul(u, e.x) >= 0.0f);
-    float moved = mul(s.eta, u);
-    float lost = decays && (s.flags & EXTRAPOLATED) ? mul(s.lose, e.x) : 0.0f;
-    float kept = decays ? mul(s.keep, e.x) : e.x;
-    e.x = sub(kept, moved);
-    if (s.flags & EXTRAPOLATED) e.y = sub(e.x, mul(s.reach, add(lost, moved)));
+// g is the vector for the LMO: x = keep x - eta u, and for the extrapolated methods y.
+template <u32 N>
+__device__ __forceinline__ void apply(const Scalars &s, Values<N> &w) {
+    const bool normalised = s.flags & NORMALISED, extrapolated = s.flags & EXTRAPOLATED;
+    if (normalised) w.each([&](u32 i) { w.g[i] = __fdiv_rn(mul(mul(w.g[i], s.first), s.second), s.mantissa); });
+    if (s.flags & CAUTIOUS) {
+        // Decay only where parameter and direction agree.
+        w.each([&](u32 i) {
+            const float u = normalised ? w.g[i] : signed_like(1.0f, w.g[i]);
+            const bool decays = (s.flags & DECAYS) && mul(u, w.x[i]) >= 0.0f;
+            const float moved = mul(s.eta, u);
+            const float lost = decays ? mul(s.lose, w.x[i]) : 0.0f;
+            w.x[i] = sub(decays ? mul(s.keep, w.x[i]) : w.x[i], moved);
+            w.y[i] = sub(w.x[i], mul(s.reach, add(lost, moved)));
+        });
+        return;
+    }
+    if (normalised)
+        w.each([&](u32 i) { w.g[i] = mul(s.eta, w.g[i]); });
+    else
+        w.each([&](u32 i) { w.g[i] = signed_like(s.eta, w.g[i]); });
+    if (extrapolated) {
+        if (s.flags & DECAYS)
+            w.each([&](u32 i) {
+                const float lost = mul(s.lose, w.x[i]);
+                w.x[i] = sub(mul(s.keep, w.x[i]), w.g[i]);
+                w.y[i] = sub(w.x[i], mul(s.reach, add(lost, w.g[i])));
+            });
+        else
+            w.each([&](u32 i) {
+                w.x[i] = sub(w.x[i], w.g[i]);
+                w.y[i] = sub(w.x[i], mul(s.reach, add(0.0f, w.g[i])));
+            });
+    } else if (s.flags & DECAYS) {
+        w.each([&](u32 i) { w.x[i] = sub(mul(s.keep, w.x[i]), w.g[i]); });
+    } else {
+        w.each([&](u32 i) { w.x[i] = sub(w.x[i], w.g[i]); });
+    }
 }
 
-__device__ __forceinline__ void sgd(const Scalars &s, Element &e, bool momentum) {
-    if (s.flags & DECAYS) e.g = add(e.g, mul(s.lose, e.x));
-    float direction = e.g;
+template <u32 N>
+__device__ __forceinline__ void decay_into_gradients(const Scalars &s, Values<N> &w) {
+    if (s.flags & DECAYS) w.each([&](u32 i) { w.g[i] = add(w.g[i], mul(s.lose, w.x[i])); });
+}
+
+template <u32 N>
+__device__ __forceinline__ void sgd(const Scalars &s, Values<N> &w, bool momentum) {
+    decay_into_gradients(s, w);
     if (momentum) {
-        e.m = (s.flags & FIRST) ? e.g : add(mul(s.c[0], e.m), mul(s.c[1], e.g));
-        direction = (s.flags & SGD_NESTEROV) ? add(e.g, mul(s.c[0], e.m)) : e.m;
+        if (s.flags & FIRST)
+            w.each([&](u32 i) { w.m[i] = w.g[i]; });
+        else
+            w.each([&](u32 i) { w.m[i] = add(mul(s.c[0], w.m[i]), mul(s.c[1], w.g[i])); });
+        if (s.flags & SGD_NESTEROV)
+            w.each([&](u32 i) { w.g[i] = add(w.g[i], mul(s.c[0], w.m[i])); });
+        else
+            w.each([&](u32 i) { w.g[i] = w.m[i]; });
     }
-    e.x = sub(e.x, mul(s.eta, direction));
+    w.each([&](u32 i) { w.x[i] = sub(w.x[i], mul(s.eta, w.g[i])); });
 }
 
-__device__ __forceinline__ void adamw(const Scalars &s, Element &e) {
-    e.m = add(mul(s.c[0], e.m), mul(s.c[1], e.g));
-    e.v = add(mul(s.c[2], e.v), mul(mul(s.c[3], e.g), e.g));
-    float second = e.v;
-    if (s.flags & AMSGRAD) {
-        if (e.v > e.largest || isnan(e.v)) e.largest = e.v;
-        second = e.largest;
-    }
-    float denominator = add(__fdiv_rn(__fsqrt_rn(second), s.reach), s.c[4]);
-    float update = guarded(e.m, denominator);
-    float kept = (s.flags & DECAYS) ? mul(s.keep, e.x) : e.x;
-    e.x = sub(kept, mul(s.eta, update));
+template <u32 N>
+__device__ __forceinline__ void adamw(const Scalars &s, Values<N> &w) {
+    w.each([&](u32 i) {
+        w.m[i] = add(mul(s.c[0], w.m[i]), mul(s.c[1], w.g[i]));
+        w.v[i] = add(mul(s.c[2], w.v[i]), mul(mul(s.c[3], w.g[i]), w.g[i]));
+        w.g[i] = w.v[i];
+    });
+    if (s.flags & AMSGRAD)
+        w.each([&](u32 i) {
+            if (w.v[i] > w.largest[i] || isnan(w.v[i])) w.largest[i] = w.v[i];
+            w.g[i] = w.largest[i];
+        });
+    if (s.flags & DECAYS) w.each([&](u32 i) { w.x[i] = mul(s.keep, w.x[i]); });
+    w.each([&](u32 i) {
+        const float denominator = add(__fdiv_rn(__fsqrt_rn(w.g[i]), s.reach), s.c[4]);
+        w.x[i] = sub(w.x[i], mul(s.eta, guarded(w.m[i], denominator)));
+    });
 }
 
-__device__ __forceinline__ void adagrad(const Scalars &s, Element &e) {
-    if (s.flags & DECAYS) e.g = add(e.g, mul(s.lose, e.x));
-    e.v = add(e.v, mul(e.g, e.g));
-    e.x = sub(e.x, mul(s.eta, guarded(e.g, add(__fsqrt_rn(e.v), s.c[4]))));
+template <u32 N>
+__device__ __forceinline__ void adagrad(const Scalars &s, Values<N> &w) {
+    decay_into_gradients(s, w);
+    w.each([&](u32 i) {
+        w.v[i] = add(w.v[i], mul(w.g[i], w.g[i]));
+        w.x[i] = sub(w.x[i], mul(s.eta, guarded(w.g[i], add(__fsqrt_rn(w.v[i]), s.c[4]))));
+    });
 }
 
-// The working copies of a group of 8.
-struct Values {
-    float x[GROUP], g[GROUP], previous[GROUP], m[GROUP], v[GROUP], largest[GROUP], y[GROUP];
+// Rules by the buffers that they have: each family is code of its own, so that none holds registers for another's.
+enum Family { TRUST_REGION, DESCENT, ADAPTIVE };
 
-    // The rule is the same for all 8: it is chosen once.
-    template <typename Body>
-    __device__ __forceinline__ void each(Body body) {
-#pragma unroll
-        for (u32 i = 0; i < GROUP; i++) {
-            Element e = {x[i], g[i], previous[i], m[i], v[i], largest[i], y[i]};
-            body(e);
-            x[i] = e.x, g[i] = e.g, m[i] = e.m, v[i] = e.v, largest[i] = e.largest, y[i] = e.y;
-        }
-    }
-};
-
-template <u32 RULE>
-__device__ __forceinline__ void estimates(const Scalars &s, Values &w) {
-    const bool first = s.flags & FIRST;
-    w.each([&](Element &e) { estimate<RULE>(s, e, first); });
-}
-
-__device__ __forceinline__ void scale_gradients(const Scalars &s, Values &w) {
-    if (s.factor == 1.0f) return;
-#pragma unroll
-    for (u32 i = 0; i < GROUP; i++) w.g[i] = mul(w.g[i], s.factor), w.previous[i] = mul(w.previous[i], s.factor);
-}
-
-// The vector for the LMO, in the gradient's place.
-__device__ __forceinline__ void estimate_all(const Scalars &s, Values &w) {
-    switch (s.rule) {
-    case HEAVY_BALL: estimates<HEAVY_BALL>(s, w); break;
-    case EMA: estimates<EMA>(s, w); break;
-    case NESTEROV: estimates<NESTEROV>(s, w); break;
-    case LION: estimates<LION>(s, w); break;
-    case MVR: estimates<MVR>(s, w); break;
-    }
-}
-
-__device__ __forceinline__ void update(const Scalars &s, Values &w, bool momentum) {
-    scale_gradients(s, w);
-    switch (s.rule) {
-    case SGD: w.each([&](Element &e) { sgd(s, e, momentum); }); return;
-    case ADAMW: w.each([&](Element &e) { adamw(s, e); }); return;
-    case ADAGRAD: w.each([&](Element &e) { adagrad(s, e); }); return;
-    }
-    estimate_all(s, w);
-    if (s.flags & NORMALISED) {
-#pragma unroll
-        for (u32 i = 0; i < GROUP; i++) w.g[i] = __fdiv_rn(mul(mul(w.g[i], s.first), s.second), s.mantissa);
-    } else {
-#pragma unroll
-        for (u32 i = 0; i < GROUP; i++) w.g[i] = sign(w.g[i]);
-    }
-    w.each([&](Element &e) { apply(s, e, e.g); });
+template <u32 N, Family FAMILY>
+__device__ __forceinline__ void update(const Scalars &s, Values<N> &w, bool momentum, bool previous) {
+    scale_gradients(s, w, previous);
+    if (FAMILY == DESCENT) return sgd(s, w, momentum);
+    if (FAMILY == ADAPTIVE) return s.rule == ADAMW ? adamw(s, w) : adagrad(s, w);
+    estimate(s, w);
+    apply(s, w);
 }
 
 // --- the pass ------------------------------------------------------------------------------------------------------
 
-// 8 elements from `at` on. WHOLE: all of them, at 16-byte boundaries (TOGETHER: for the whole warp); else those from `lo` to
-// `hi`.
-template <bool WHOLE>
-__device__ __forceinline__ void step(const Segment &t, const Scalars &s, u64 at, u32 lo, u32 hi, bool together) {
-    auto get = [&](const u8 *p, u8 type) {
-        return WHOLE ? load<false>(p, type, at, together) : load_some(p, type, at, lo, hi);
-    };
-    auto get_once = [&](const u8 *p, u8 type) {
-        return WHOLE ? load<true>(p, type, at, together) : load_some(p, type, at, lo, hi);
-    };
-    auto open = [&](const Raw &raw, u8 type, float (&out)[GROUP]) {
-        widen(WHOLE ? arrived(raw, type, together) : raw, type, out);
-    };
-    auto put = [&](u8 *p, u8 type, const float (&v)[GROUP], bool random, u32 buffer) {
+// N elements from `at` on; 8 of them are at 16-byte boundaries, and so is the whole warp, side by side.
+template <u32 N, Family FAMILY>
+__device__ __forceinline__ void step(const Segment &t, const Scalars &s, u64 at) {
+    auto get = [&](const u8 *p, u8 type) { return load<N, false>(p, type, at); };
+    auto get_once = [&](const u8 *p, u8 type) { return load<N, true>(p, type, at); };
+    auto open = [&](const Raw &raw, u8 type, float(&out)[N]) { widen<N>(arrived<N>(raw, type), type, out); };
+    auto put_raw = [&](u8 *p, u8 type, const Raw &raw) { store<N>(p, type, at, raw); };
+    auto put = [&](u8 *p, u8 type, const float(&v)[N], bool random, u32 buffer) {
         Dither dither = {random, {t.key[0], t.key[1]}, s.step, buffer, t.index + at};
-        Raw raw = narrow(v, type, dither);
-        WHOLE ? store(p, type, at, raw, together) : store_some(p, type, at, raw, lo, hi);
+        put_raw(p, type, narrow<N>(v, type, dither));
     };
-    const bool previous = t.previous != nullptr, momentum = t.momentum != nullptr, variance = t.variance != nullptr,
-               largest = t.largest != nullptr, full = t.full != nullptr, random = s.flags & STOCHASTIC;
-
-    const bool low = t.type_full == LOW;
+    const bool previous = FAMILY == TRUST_REGION && t.previous != nullptr;
+    const bool variance = FAMILY == ADAPTIVE, largest = FAMILY == ADAPTIVE && t.largest != nullptr;
+    const bool momentum = t.momentum != nullptr, full = t.full != nullptr, low = t.type_full == LOW;
+    const bool random = s.flags & STOCHASTIC, extrapolated = FAMILY == TRUST_REGION && (s.flags & EXTRAPOLATED);
 
     Raw rg = get_once(t.gradient, t.type_gradient), rx = {}, rp = {}, rm = {}, rv = {}, rl = {}, rh = {};
     rx = full ? get(t.full, t.type_full) : get(t.visible, t.type_visible);
@@ -286,24 +309,24 @@ __device__ __forceinline__ void step(const Segment &t, const Scalars &s, u64 at,
     if (variance) rv = get(t.variance, t.type_variance);
     if (largest) rl = get(t.largest, t.type_variance);
 
-    Values w = {};
+    Values<N> w = {};
     open(rg, t.type_gradient, w.g);
     if (low)
-        join(rh, rx, w.x);
+        join<N>(rh, rx, w.x);
     else
         open(rx, full ? t.type_full : t.type_visible, w.x);
     if (previous) open(rp, t.type_previous, w.previous);
     if (momentum) open(rm, t.type_momentum, w.m);
     if (variance) open(rv, t.type_variance, w.v);
     if (largest) open(rl, t.type_variance, w.largest);
-    update(s, w, momentum);
+    update<N, FAMILY>(s, w, momentum, previous);
     // A parameter with a full-precision copy is that copy's rounding, never a random one.
     if (low) {
-        split(w.x, rh, rx);
-        WHOLE ? store(t.visible, BF16, at, rh, together) : store_some(t.visible, BF16, at, rh, lo, hi);
-        WHOLE ? store(t.full, BF16, at, rx, together) : store_some(t.full, BF16, at, rx, lo, hi);
+        split<N>(w.x, rh, rx);
+        put_raw(t.visible, BF16, rh);
+        put_raw(t.full, BF16, rx);
     } else if (full) {
-        if (s.flags & EXTRAPOLATED)
+        if (extrapolated)
             put(t.visible, t.type_visible, w.y, false, 0);
         else
             put(t.visible, t.type_visible, w.x, false, 0);
@@ -316,8 +339,25 @@ __device__ __forceinline__ void step(const Segment &t, const Scalars &s, u64 at,
     if (largest) put(t.largest, t.type_variance, w.largest, random, 3);
 }
 
+template <Family FAMILY>
+__device__ __forceinline__ void chunk_of(const Segment &t, const Scalars &s, u64 from) {
+    // Positions count from the boundary before the first element, so that groups begin at 16 bytes.
+    const u64 before = (GROUP - t.shift) % GROUP;
+    const u64 end = t.numel + before;
+    const u64 stop = from + CHUNK < end ? from + CHUNK : end;
+    for (u64 warp = from + threadIdx.x / 32 * 32 * GROUP; warp < stop; warp += THREADS * GROUP) {
+        if (t.aligned && warp >= before && warp + 32 * GROUP <= end) {
+            step<GROUP, FAMILY>(t, s, warp + lane_id() * GROUP - before);
+            continue;
+        }
+        // The first and the last elements, and buffers without a common boundary: lane by lane.
+        for (u64 e = warp + lane_id(); e < warp + 32 * GROUP && e < end; e += 32)
+            if (e >= before) step<1, FAMILY>(t, s, e - before);
+    }
+}
+
 // All chunks of all segments, dealt out to the blocks in turn.
-extern "C" __global__ void __launch_bounds__(THREADS, 5)
+extern "C" __global__ void __launch_bounds__(THREADS, 6)
     elementwise(const Segment *segments, const Scalars *scalars, const Chunk *chunks, u32 count) {
     // A chunk's descriptions are read from global memory once: loads in the inner loop would be traffic beside the tensors'.
     __shared__ Segment t;
@@ -336,21 +376,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 5)
         }
         __syncthreads();
         if (s.flags & SKIP) continue;
-        // Positions count from the boundary before the first element, so that groups begin at 16 bytes.
-        const u64 before = (GROUP - t.shift) % GROUP;
-        const u64 end = t.numel + before;
-        const u64 stop = from + CHUNK < end ? from + CHUNK : end;
-        for (u64 warp = from + threadIdx.x / 32 * 32 * GROUP; warp < stop; warp += THREADS * GROUP) {
-            const u64 at = warp + lane_id() * GROUP;
-            if (at >= end) continue;
-            const bool together = t.aligned && warp >= before && warp + 32 * GROUP <= end;
-            const u32 lo = at < before ? (u32)(before - at) : 0;
-            const u32 hi = end - at < GROUP ? (u32)(end - at) : GROUP;
-            // The first group may begin before the buffer: only its elements from `lo` on are touched.
-            if (t.aligned && lo == 0 && hi == GROUP)
-                step<true>(t, s, at - before, 0, GROUP, together);
-            else
-                step<false>(t, s, at - before, lo, hi, false);
+        switch (s.rule) {
+        case SGD: chunk_of<DESCENT>(t, s, from); break;
+        case ADAMW:
+        case ADAGRAD: chunk_of<ADAPTIVE>(t, s, from); break;
+        default: chunk_of<TRUST_REGION>(t, s, from);
         }
     }
 }
@@ -376,12 +406,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             auto get = [&](const u8 *p, u8 type, u64 stride, float (&v)[GROUP]) {
                 elements(p, type, first + at, have, m.columns, stride, whole, v);
             };
-            Values w = {};
+            Values<GROUP> w = {};
             get(m.gradient, m.type_gradient, m.gradient_stride, w.g);
             if (m.previous) get(m.previous, m.type_previous, m.previous_stride, w.previous);
             if (m.momentum) get(m.momentum, m.type_momentum, m.columns, w.m);
-            scale_gradients(s, w);
-            estimate_all(s, w);
+            scale_gradients(s, w, m.previous != nullptr);
+            estimate(s, w);
             // What is not there is 0, and stays so under every estimator.
             columns.add(w.g);
         }

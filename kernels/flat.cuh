@@ -51,7 +51,7 @@ __device__ __forceinline__ u64 place_of(u64 e, u64 columns, u64 stride) {
 // 8 elements of a matrix from `e` on, of which the first `count` are there; the others are 0.
 __device__ __forceinline__ void elements(const u8 *p, u8 type, u64 e, u32 count, u64 columns, u64 stride, bool whole,
                                          float (&v)[GROUP]) {
-    if (whole) return widen(arrived(load<true>(p, type, e, true), type, true), type, v);
+    if (whole) return widen<GROUP>(arrived<GROUP>(load<GROUP, true>(p, type, e), type), type, v);
 #pragma unroll
     for (u32 i = 0; i < GROUP; i++) {
         if (i >= count) {

@@ -1,9 +1,10 @@
-// 8 elements of a buffer at a time: 16 bytes of a 16-bit type, twice that of f32.
+// A thread's elements of a buffer: 8 of them, 16 bytes of a 16-bit type and twice that of f32; or a single one, where there is
+// no boundary of 16 bytes or fewer than 8 are left. N is 8 or 1 throughout.
 #pragma once
 
 #include "table.cuh"
 
-const u32 GROUP = 8;  // elements a thread takes at once
+const u32 GROUP = 8;
 
 struct Raw {
     uint4 low, high;
@@ -25,70 +26,52 @@ __device__ __forceinline__ uint4 from_other_half(uint4 v) {
 
 // 8 elements of 4 bytes are two accesses of 16 bytes. Were each lane to make its own two, either instruction would touch
 // half of every 32-byte sector; so the first takes the warp's first 512 bytes and the second the rest, and lanes 16 apart
-// then exchange what belongs to the other: lanes below 16 hold the first halves, those above the second ones.
-// TOGETHER: all lanes of the warp are here, side by side.
+// then exchange what belongs to the other: lanes below 16 hold the first halves, those above the second ones. So with N = 8
+// all lanes of a warp are here, side by side.
 struct Places {
     int first, second;  // bytes from the lane's own place
 };
 
-__device__ __forceinline__ Places places(bool together) {
-    if (!together) return {0, 16};
-    return lane_id() < 16 ? Places{0, 512} : Places{16 - 512, 16};
-}
+__device__ __forceinline__ Places places() { return lane_id() < 16 ? Places{0, 512} : Places{16 - 512, 16}; }
 
-__device__ __forceinline__ Raw exchange(bool together, uint4 a, uint4 b) {
-    if (!together) return {a, b};
-    const bool lower = lane_id() < 16;
-    uint4 other = from_other_half(choose(lower, b, a));
-    return {choose(lower, a, other), choose(lower, other, b)};
-}
-
-// The bits of 8 elements. ONCE: nobody writes them while the kernel runs.
-template <bool ONCE>
-__device__ __forceinline__ Raw load(const u8 *p, u8 type, u64 at, bool together) {
+// The bits of N elements from `at` on. ONCE: nobody writes them while the kernel runs.
+template <u32 N, bool ONCE>
+__device__ __forceinline__ Raw load(const u8 *p, u8 type, u64 at) {
     const u8 *from = p + at * bytes_of(type);
+    if (N == 1) return {{type == F32 ? *(const u32 *)from : *(const u16 *)from, 0, 0, 0}, {}};
     if (type != F32) return {ONCE ? ld_once(from) : ld_16(from), {}};
-    const Places place = places(together);
+    const Places place = places();
     uint4 a = ONCE ? ld_once(from + place.first) : ld_16(from + place.first);
     uint4 b = ONCE ? ld_once(from + place.second) : ld_16(from + place.second);
     return {a, b};  // not exchanged yet: nothing is used before all loads are under way
 }
 
-__device__ __forceinline__ Raw arrived(const Raw &raw, u8 type, bool together) {
-    return type == F32 ? exchange(together, raw.low, raw.high) : raw;
+template <u32 N>
+__device__ __forceinline__ Raw arrived(const Raw &raw, u8 type) {
+    if (N == 1 || type != F32) return raw;
+    const bool lower = lane_id() < 16;
+    const uint4 other = from_other_half(choose(lower, raw.high, raw.low));
+    return {choose(lower, raw.low, other), choose(lower, other, raw.high)};
 }
 
-// The same one by one, those from `lo` to `hi`: heads, tails, buffers without a common boundary.
-__device__ __forceinline__ Raw load_some(const u8 *p, u8 type, u64 at, u32 lo, u32 hi) {
-    u32 words[8] = {};
-#pragma unroll
-    for (u32 i = 0; i < GROUP; i++) {
-        if (i < lo || i >= hi) continue;
-        if (type == F32)
-            words[i] = ((const u32 *)p)[at + i];
-        else
-            words[i / 2] |= (u32)((const u16 *)p)[at + i] << (i % 2 * 16);
-    }
-    return {{words[0], words[1], words[2], words[3]}, {words[4], words[5], words[6], words[7]}};
-}
-
-__device__ __forceinline__ void widen(const Raw &raw, u8 type, float (&out)[GROUP]) {
+template <u32 N>
+__device__ __forceinline__ void widen(const Raw &raw, u8 type, float (&out)[N]) {
     const u32 w[8] = {raw.low.x, raw.low.y, raw.low.z, raw.low.w, raw.high.x, raw.high.y, raw.high.z, raw.high.w};
     if (type == F32) {
 #pragma unroll
-        for (u32 i = 0; i < GROUP; i++) out[i] = __uint_as_float(w[i]);
+        for (u32 i = 0; i < N; i++) out[i] = __uint_as_float(w[i]);
     } else if (type == BF16) {
 #pragma unroll
-        for (u32 i = 0; i < GROUP; i++) out[i] = from_bf16((u16)(w[i / 2] >> (i % 2 * 16)));
+        for (u32 i = 0; i < N; i++) out[i] = __uint_as_float(i % 2 ? w[i / 2] & 0xffff0000u : w[i / 2] << 16);
     } else {
 #pragma unroll
-        for (u32 i = 0; i < GROUP; i++) out[i] = from_f16((u16)(w[i / 2] >> (i % 2 * 16)));
+        for (u32 i = 0; i < N; i++) out[i] = from_f16((u16)(w[i / 2] >> (i % 2 * 16)));
     }
 }
 
 // Philox4x32-10 (Salmon et al., SC 2011): what random bits come from.
 __device__ uint4 philox(uint4 c, uint2 k) {
-#pragma unroll
+#pragma unroll 1
     for (u32 i = 0; i < 10; i++) {
         u32 low = __umulhi(c.x, 0xd2511f53u), high = __umulhi(c.z, 0xcd9e8d57u);
         c = {high ^ c.y ^ k.x, c.z * 0xcd9e8d57u, low ^ c.w ^ k.y, c.x * 0xd2511f53u};
@@ -105,78 +88,86 @@ struct Dither {
     u64 index;  // of the group's first element in its parameter
 };
 
-// To bf16, up or down at random.
-__device__ __forceinline__ u32 dithered(float v, const Dither &d, u32 i) {
-    if (!isfinite(v)) return bf16x2(v, 0.0f) & 0xffff;
-    u64 at = d.index + i;
-    uint4 words = philox({(u32)(at / 4), (u32)(at / 4 >> 32), d.step, d.buffer}, d.key);
-    u32 lane = at % 4;
-    u32 random = (lane < 2 ? (lane ? words.y : words.x) : (lane == 2 ? words.z : words.w)) & 0xffff;
-    return (__float_as_uint(v) + random) >> 16;
+// To bf16, up or down at random: 16 random bits are added below the kept ones, which are then cut off.
+__device__ __forceinline__ u32 dithered(float v, u32 random) {
+    return isfinite(v) ? (__float_as_uint(v) + (random & 0xffff)) >> 16 : bf16x2(v, 0.0f) & 0xffff;
 }
 
-__device__ __forceinline__ Raw narrow(const float (&v)[GROUP], u8 type, const Dither &dither) {
+__device__ __forceinline__ u32 word_of(const uint4 &words, u32 lane) {
+    return lane < 2 ? (lane ? words.y : words.x) : (lane == 2 ? words.z : words.w);
+}
+
+// N elements to bf16 at random. Each call of the generator makes the words of 4 elements that begin at a multiple of 4; 8
+// elements lie in 3 such runs at most. One run at a time: all at once would cost registers that every other path then lacks.
+template <u32 N>
+__device__ __forceinline__ void narrow_at_random(const float (&v)[N], const Dither &d, u32 (&w)[8]) {
+    const u32 skipped = (u32)d.index % 4;
+#pragma unroll 1
+    for (u32 run = 0; run * 4 < skipped + N; run++) {
+        const u64 q = d.index / 4 + run;
+        const uint4 words = philox({(u32)q, (u32)(q >> 32), d.step, d.buffer}, d.key);
+#pragma unroll
+        for (u32 i = 0; i < N; i++)
+            if ((skipped + i) / 4 == run) w[i / 2] |= dithered(v[i], word_of(words, (skipped + i) % 4)) << (i % 2 * 16);
+    }
+}
+
+template <u32 N>
+__device__ __forceinline__ Raw narrow(const float (&v)[N], u8 type, const Dither &dither) {
     u32 w[8] = {};
     if (type == F32) {
 #pragma unroll
-        for (u32 i = 0; i < GROUP; i++) w[i] = __float_as_uint(v[i]);
+        for (u32 i = 0; i < N; i++) w[i] = __float_as_uint(v[i]);
     } else if (dither.on && type == BF16) {
-#pragma unroll
-        for (u32 i = 0; i < GROUP; i += 2)
-            w[i / 2] = dithered(v[i], dither, i) | dithered(v[i + 1], dither, i + 1) << 16;
+        narrow_at_random<N>(v, dither, w);
     } else {
 #pragma unroll
-        for (u32 i = 0; i < GROUP; i += 2)
-            w[i / 2] = type == BF16 ? bf16x2(v[i], v[i + 1]) : f16x2(v[i], v[i + 1]);
+        for (u32 i = 0; i < N; i += 2) {
+            const float second = i + 1 < N ? v[i + 1] : 0.0f;
+            w[i / 2] = type == BF16 ? bf16x2(v[i], second) : f16x2(v[i], second);
+        }
     }
     return {{w[0], w[1], w[2], w[3]}, {w[4], w[5], w[6], w[7]}};
 }
 
-__device__ __forceinline__ void store(u8 *p, u8 type, u64 at, const Raw &raw, bool together) {
+template <u32 N>
+__device__ __forceinline__ void store(u8 *p, u8 type, u64 at, const Raw &raw) {
     u8 *to = p + at * bytes_of(type);
+    if (N == 1) {
+        if (type == F32)
+            *(u32 *)to = raw.low.x;
+        else
+            *(u16 *)to = (u16)raw.low.x;
+        return;
+    }
     if (type != F32) return st_16(to, raw.low);
-    const Places place = places(together);
+    const Places place = places();
     // The exchange is its own inverse but for which half is sent.
     const bool lower = lane_id() < 16;
-    uint4 a = raw.low, b = raw.high;
-    if (together) {
-        uint4 other = from_other_half(choose(lower, raw.high, raw.low));
-        a = choose(lower, raw.low, other);
-        b = choose(lower, other, raw.high);
-    }
-    st_16(to + place.first, a);
-    st_16(to + place.second, b);
-}
-
-__device__ __forceinline__ void store_some(u8 *p, u8 type, u64 at, const Raw &raw, u32 lo, u32 hi) {
-    const u32 w[8] = {raw.low.x, raw.low.y, raw.low.z, raw.low.w, raw.high.x, raw.high.y, raw.high.z, raw.high.w};
-#pragma unroll
-    for (u32 i = 0; i < GROUP; i++) {
-        if (i < lo || i >= hi) continue;
-        if (type == F32)
-            ((u32 *)p)[at + i] = w[i];
-        else
-            ((u16 *)p)[at + i] = (u16)(w[i / 2] >> (i % 2 * 16));
-    }
+    const uint4 other = from_other_half(choose(lower, raw.high, raw.low));
+    st_16(to + place.first, choose(lower, raw.low, other));
+    st_16(to + place.second, choose(lower, other, raw.high));
 }
 
 // An f32 master in two halves: a bf16 parameter, which is its nearest, and the low 16 bits, which complete it. Exact both
 // ways; NaN becomes the one NaN.
-__device__ __forceinline__ void join(const Raw &high, const Raw &low, float (&out)[GROUP]) {
+template <u32 N>
+__device__ __forceinline__ void join(const Raw &high, const Raw &low, float (&out)[N]) {
     const u32 h[4] = {high.low.x, high.low.y, high.low.z, high.low.w};
     const u32 l[4] = {low.low.x, low.low.y, low.low.z, low.low.w};
 #pragma unroll
-    for (u32 i = 0; i < GROUP; i++) {
+    for (u32 i = 0; i < N; i++) {
         const u32 top = h[i / 2] >> (i % 2 * 16) << 16;
         const int rest = (int)(short)(u16)(l[i / 2] >> (i % 2 * 16));
         out[i] = __uint_as_float(top + (u32)rest);
     }
 }
 
-__device__ __forceinline__ void split(const float (&v)[GROUP], Raw &high, Raw &low) {
+template <u32 N>
+__device__ __forceinline__ void split(const float (&v)[N], Raw &high, Raw &low) {
     u32 h[4] = {}, l[4] = {};
 #pragma unroll
-    for (u32 i = 0; i < GROUP; i++) {
+    for (u32 i = 0; i < N; i++) {
         const u32 bits = __float_as_uint(v[i]);
         const bool nan = isnan(v[i]);
         const u32 top = nan ? 0x7fc0u | (bits >> 31 << 15) : (bits + 0x8000) >> 16;
