@@ -411,6 +411,11 @@ impl Engine {
         Ok(())
     }
 
+    /// Other work of ours was given to a stream: what it uses has to outlive it.
+    pub fn remember(&mut self, stream: CUstream) {
+        self.journal.submit(false, stream);
+    }
+
     /// Waits until everything that was given is done.
     pub fn wait(&self) -> Result<()> {
         let streams = self.journal.streams(self.stream.raw());

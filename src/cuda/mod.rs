@@ -3,6 +3,7 @@
 //!
 //! Read [`engine`] first: a step is a copy of the control block, if it changed, and one launch of a graph.
 
+mod accumulate;
 mod api;
 mod context;
 mod control;
@@ -15,6 +16,7 @@ mod layout;
 mod scan;
 pub(crate) mod table;
 
+pub(crate) use accumulate::Accumulation;
 pub use context::{Context, DeviceBuffer, Event, Stream};
 pub(crate) use control::Outcome;
 pub(crate) use driver::open;

@@ -25,12 +25,13 @@ pub struct Parameter {
     pub(super) data: AnyTensor,
     pub(super) grad: Option<AnyTensor>,
     pub(super) prev_grad: Option<AnyTensor>,
+    pub(super) micro_grad: Option<AnyTensor>,
 }
 
 impl Parameter {
     /// A parameter without a gradient: left alone until one is bound.
     pub fn new(name: impl Into<String>, data: impl Into<AnyTensor>) -> Self {
-        Self { name: name.into(), data: data.into(), grad: None, prev_grad: None }
+        Self { name: name.into(), data: data.into(), grad: None, prev_grad: None, micro_grad: None }
     }
 
     /// Where the training loop writes the gradient. Read-only to the optimizer.
@@ -44,6 +45,13 @@ impl Parameter {
     #[must_use]
     pub fn prev_grad(mut self, prev_grad: impl Into<AnyTensor>) -> Self {
         self.prev_grad = Some(prev_grad.into());
+        self
+    }
+
+    /// Where the training loop writes the gradient of a micro-batch, which [`Optimizer::accumulate`] adds to the gradient.
+    #[must_use]
+    pub fn micro_grad(mut self, micro_grad: impl Into<AnyTensor>) -> Self {
+        self.micro_grad = Some(micro_grad.into());
         self
     }
 }
@@ -182,6 +190,7 @@ impl Builder {
             parameters,
             backend,
             shelved: HashMap::new(),
+            micro_batches: 0,
         })
     }
 }
@@ -204,7 +213,16 @@ pub(super) fn check_gradients(
         let reason = "a previous gradient is bound, and its algorithm does not use one";
         return Err(Error::parameter(&parameter.name, reason));
     }
-    for (role, grad) in [("gradient", &parameter.grad), ("previous gradient", &parameter.prev_grad)] {
+    if parameter.micro_grad.is_some() && parameter.grad.is_none() {
+        let reason = "a micro-batch's gradient is bound, and no gradient that it could be added to";
+        return Err(Error::parameter(&parameter.name, reason));
+    }
+    let roles = [
+        ("gradient", &parameter.grad),
+        ("previous gradient", &parameter.prev_grad),
+        ("micro-batch's gradient", &parameter.micro_grad),
+    ];
+    for (role, grad) in roles {
         let Some(grad) = grad else { continue };
         if grad.shape() != parameter.data.shape() {
             return Err(Error::parameter(

@@ -7,7 +7,9 @@ use super::builder::Parameter;
 use super::{AnyTensor, NonFinite, Step, StepOptions, StepReport};
 use crate::algorithm::Slot;
 use crate::cuda::table::{Entry, NON_FINITE, OVERFLOW};
-use crate::cuda::{Buffer, Context, DeviceBuffer, Engine, Event, Outcome, Part, Stream, check_tensor};
+use crate::cuda::{
+    Accumulation, Buffer, Context, DeviceBuffer, Engine, Event, Outcome, Part, Stream, check_tensor,
+};
 use crate::error::{Error, Result};
 use crate::group::{Group, Hyperparameters};
 use crate::plan::{Plan, Precision};
@@ -26,6 +28,7 @@ pub(super) struct Card {
     names: Vec<String>,
     /// Whether each parameter has been given a step.
     started: Vec<bool>,
+    accumulation: Option<Accumulation>,
     outcomes: VecDeque<Outcome>,
     options: StepOptions,
     /// The counts of a step's report, for those that are reported later.
@@ -72,6 +75,7 @@ impl Card {
             on_host,
             names: parameters.iter().map(|p| p.name.clone()).collect(),
             started: vec![false; parameters.len()],
+            accumulation: None,
             outcomes: VecDeque::new(),
             options: *options,
             latest: StepReport::default(),
@@ -84,7 +88,43 @@ impl Card {
         let stream =
             this.stream.as_ref().filter(|_| !on_host).map_or(this.engine.stream().raw(), |s| s.raw());
         this.engine.fill(plan, stream)?;
+        this.accumulation = this.pairs(parameters)?;
         Ok(this)
+    }
+
+    /// The micro-batches' gradients of tensors on the card.
+    fn pairs(&self, parameters: &[Parameter]) -> Result<Option<Accumulation>> {
+        let pairs: Vec<_> = parameters
+            .iter()
+            .filter_map(|p| match (&p.grad, &p.micro_grad) {
+                (Some(AnyTensor::Device(sum)), Some(AnyTensor::Device(addend))) => {
+                    Some((Buffer::of(sum), Buffer::of(addend), sum.shape()))
+                }
+                _ => None,
+            })
+            .collect();
+        let new = || Accumulation::new(self.engine.context(), self.engine.stream(), &pairs);
+        if pairs.is_empty() { Ok(None) } else { new().map(Some) }
+    }
+
+    pub fn on_host(&self) -> bool {
+        self.on_host
+    }
+
+    /// Adds micro-batches' gradients in `stream`, or in the builder's.
+    pub fn accumulate(&mut self, stream: Option<&Stream>, scale: f32, first: bool) -> Result<()> {
+        self.engine.check()?;
+        let Some(accumulation) = &self.accumulation else {
+            return Err(Error::Step("accumulate_on: tensors lie in host memory: use `accumulate`".into()));
+        };
+        let stream = stream.or(self.stream.as_deref()).ok_or_else(|| {
+            let reason = "accumulate: tensors lie on the card; name the stream, with the builder's `stream` or \
+                          `accumulate_on`";
+            Error::Step(reason.into())
+        })?;
+        accumulation.run(stream.raw(), scale, first)?;
+        self.engine.remember(stream.raw());
+        Ok(())
     }
 
     /// Steps work on these tensors from now on. Nothing changes when this fails.
@@ -96,13 +136,15 @@ impl Card {
         for (mirror, parameter) in self.mirrors.iter().zip(parameters) {
             fresh.push(mirror.missing(&context, parameter)?);
         }
+        let accumulation = self.pairs(parameters)?;
         let merged = |i: usize| bindings_with(&parameters[i], &self.mirrors[i], &fresh[i]);
         self.engine.rebind(plan, merged)?;
         let replaced = fresh.iter().any(|m| m.grad.is_some() || m.prev_grad.is_some());
-        if replaced {
+        if replaced || self.accumulation.is_some() {
             // What steps under way read goes now.
             self.engine.wait()?;
         }
+        self.accumulation = accumulation;
         for (mirror, new) in self.mirrors.iter_mut().zip(fresh) {
             mirror.grad = new.grad.or(mirror.grad.take());
             mirror.prev_grad = new.prev_grad.or(mirror.prev_grad.take());
@@ -385,6 +427,7 @@ fn check_places(context: &Context, parameters: &[Parameter], on_host: bool) -> R
             ("it", Some(&parameter.data)),
             ("its gradient", parameter.grad.as_ref()),
             ("its previous gradient", parameter.prev_grad.as_ref()),
+            ("its micro-batch's gradient", parameter.micro_grad.as_ref()),
         ];
         for (role, tensor) in roles {
             match tensor {

@@ -102,7 +102,13 @@ pub(super) fn check_gradients_apart(parameters: &[Parameter]) -> Result<()> {
     }
     bytes.sort_by_key(|(run, _)| run.start);
     for parameter in parameters {
-        for grad in parameter.grad.iter().chain(&parameter.prev_grad) {
+        if let (Some(grad), Some(micro)) = (&parameter.grad, &parameter.micro_grad)
+            && overlap(grad, micro)
+        {
+            let reason = "its micro-batch's gradient lies in its gradient, which it is added to";
+            return Err(Error::parameter(&parameter.name, reason));
+        }
+        for grad in parameter.grad.iter().chain(&parameter.prev_grad).chain(&parameter.micro_grad) {
             let owner = match grad {
                 AnyTensor::Host(tensor) => owners.get(&tensor.storage_id()).copied(),
                 AnyTensor::Device(tensor) => tensor.runs().iter().find_map(|run| {
@@ -124,4 +130,14 @@ pub(super) fn check_gradients_apart(parameters: &[Parameter]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn overlap(a: &AnyTensor, b: &AnyTensor) -> bool {
+    let ((space, mut runs), (other, more)) = (a.places(), b.places());
+    if a.host().is_some() != b.host().is_some() || space != other {
+        return false;
+    }
+    runs.extend(more);
+    runs.sort_by_key(|run| run.start);
+    runs.windows(2).any(|w| w[1].start < w[0].end)
 }

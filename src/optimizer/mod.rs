@@ -11,6 +11,7 @@ use crate::group::{Group, Hyperparameters};
 use crate::plan::Plan;
 use crate::tensor::{Storage, Tensor, with_elements};
 
+mod accumulate;
 mod builder;
 #[cfg(feature = "cuda")]
 mod card;
@@ -93,6 +94,8 @@ pub struct StepReport {
     pub non_finite: Option<String>,
     /// Orthogonalisations that left their bound and were redone with the safe iteration.
     pub orthogonalise_fallbacks: usize,
+    /// Micro-batches accumulated since the step before.
+    pub micro_batches: usize,
     /// The step was given to a card's stream, and what became of it is not known yet.
     pub pending: bool,
 }
@@ -137,6 +140,8 @@ pub struct Optimizer {
     backend: Backend,
     /// The extrapolated points, while the parameter buffers show the iterates.
     shelved: HashMap<usize, Storage>,
+    /// Micro-batches since the last step.
+    micro_batches: usize,
 }
 
 impl Optimizer {
@@ -165,7 +170,9 @@ impl Optimizer {
             parameters: &self.parameters,
             present: &present,
         };
-        on_backend!(&mut self.backend, backend => backend.step(&step, report))
+        let report = on_backend!(&mut self.backend, backend => backend.step(&step, report))?;
+        self.micro_batches = 0;
+        Ok(report)
     }
 
     /// What can be said of a step beforehand: parameters with a gradient, and the report so far.
@@ -190,7 +197,8 @@ impl Optimizer {
             }
         }
         let (updated, without_gradient) = (present.len(), self.parameters.len() - present.len());
-        Ok((present, StepReport { updated, without_gradient, ..StepReport::default() }))
+        let micro_batches = self.micro_batches;
+        Ok((present, StepReport { updated, without_gradient, micro_batches, ..StepReport::default() }))
     }
 
     fn group(&self, parameter: usize) -> &Group {

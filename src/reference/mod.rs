@@ -21,6 +21,7 @@ pub(crate) mod sweep;
 use rayon::prelude::*;
 
 use crate::algorithm::{Lmo, Norm, Order, Rule, Slot};
+use crate::error::Result;
 use crate::group::{Group, Hyperparameters, Rounding};
 use crate::plan::{MatrixView, PlannedParameter};
 use crate::tensor::{Storage, Tensor, with_elements};
@@ -73,6 +74,22 @@ pub(crate) fn scan<T: Real>(planned: &PlannedParameter, gradient: &Tensor, with_
     let squares =
         matrices.map(|m| reduce::flat_squares(&values[m.offset..m.offset + m.rows * m.columns])).collect();
     Scan { largest, non_finite, squares }
+}
+
+/// `sum = sum + scale * addend`, or `scale * addend` for the `first` of a batch: two roundings to the working type, and one
+/// to the sum's.
+pub(crate) fn accumulate<T: Real>(sum: &Tensor, addend: &Tensor, scale: f64, first: bool) -> Result<()> {
+    let scale = T::of(scale);
+    let (mut values, addends) = (load::<T>(sum), load::<T>(addend));
+    for (value, addend) in values.iter_mut().zip(addends) {
+        let scaled = scale * addend;
+        *value = if first { scaled } else { *value + scaled };
+    }
+    let mut rounded = Storage::zeros(sum.dtype(), values.len());
+    with_elements!(Storage, &mut rounded, out => {
+        out.iter_mut().zip(values).for_each(|(out, value)| *out = value.put());
+    });
+    sum.assign(&rounded)
 }
 
 fn load<T: Real>(tensor: &Tensor) -> Vec<T> {

@@ -3,6 +3,7 @@
 //! The card is the software GPU, or what `ORTHANT_TEST_DEVICE` names (`cuda`): the same tests for both. A process can have one
 //! driver only, so all tests of this file share it.
 
+mod accumulate;
 mod noise;
 mod parity;
 
