@@ -388,13 +388,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 6)
 // --- norms ---------------------------------------------------------------------------------------------------------
 
 // The squares of the vectors for the LMO, before anything changes: a warp for each block of a matrix.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 7)
     norms(const Matrix *matrices, const Task *tasks, u32 count, const Scalars *scalars, double *squares) {
+    __shared__ Matrix of_warps[THREADS / 32];
+    __shared__ Scalars scalars_of_warps[THREADS / 32];
+    Matrix &m = of_warps[threadIdx.x / 32];
+    Scalars &s = scalars_of_warps[threadIdx.x / 32];
     const u32 warps = gridDim.x * (THREADS / 32);
+    u32 loaded = ~0u;
     for (u32 i = blockIdx.x * (THREADS / 32) + threadIdx.x / 32; i < count; i += warps) {
         const Task task = tasks[i];
-        const Matrix &m = matrices[task.matrix];
-        const Scalars s = scalars[m.first_segment];
+        if (task.matrix != loaded) {
+            copy_by_warp(m, matrices[task.matrix]);
+            copy_by_warp(s, scalars[m.first_segment]);
+            loaded = task.matrix;
+        }
         if (s.flags & SKIP) continue;
         const u64 first = task.block * BLOCK;
         const u32 there = m.numel - first < BLOCK ? (u32)(m.numel - first) : (u32)BLOCK;

@@ -32,6 +32,14 @@ struct Columns {
     }
 };
 
+// A warp copies a structure to where it is read often: from global memory that would be traffic beside the tensors'.
+template <typename T>
+__device__ __forceinline__ void copy_by_warp(T &to, const T &from) {
+    __syncwarp();
+    for (u32 i = lane_id(); i < sizeof(T) / 16; i += 32) ((uint4 *)&to)[i] = ld_16((const uint4 *)&from + i);
+    __syncwarp();
+}
+
 // 256 sums pairwise, for a block of 256 threads; thread 0 has the total.
 __device__ __forceinline__ double total_of_lanes(double *shared, double mine) {
     shared[threadIdx.x] = mine;

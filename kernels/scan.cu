@@ -65,29 +65,28 @@ __device__ __forceinline__ void look(const float (&v)[GROUP], u32 at, float &lar
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) scan(const Matrix *matrices, const Task *tasks, u32 count,
+extern "C" __global__ void __launch_bounds__(THREADS, 7) scan(const Matrix *matrices, const Task *tasks, u32 count,
                                                           const Control *control, const u64 *steps, Found *found) {
     __shared__ Matrix shared[THREADS / 32];
     Matrix &m = shared[threadIdx.x / 32];
     const u32 warps = gridDim.x * (THREADS / 32);
     const bool clips = control->clips;
+    u32 at = NOWHERE;
     for (u32 t = blockIdx.x * (THREADS / 32) + threadIdx.x / 32; t < count; t += warps) {
         const Task task = tasks[t];
-        __syncwarp();
-        if (lane_id() < sizeof(Matrix) / 16)
-            ((uint4 *)&m)[lane_id()] = ld_16((const uint4 *)&matrices[task.matrix] + lane_id());
-        __syncwarp();
+        if (task.matrix != at) copy_by_warp(m, matrices[task.matrix]);
+        at = task.matrix;
         Columns columns = {};
         Found f = {0.0, 0.0f, 0.0f, NOWHERE, NOWHERE};
         if (m.gradient) {
-            rows(m, task.block, m.gradient, m.type_gradient, m.gradient_stride, [&](u32 at, const float(&v)[GROUP]) {
-                look(v, at, f.largest, f.bad);
+            rows(m, task.block, m.gradient, m.type_gradient, m.gradient_stride, [&](u32 e, const float(&v)[GROUP]) {
+                look(v, e, f.largest, f.bad);
                 if (clips) columns.add(v);
             });
             // The first step of variance reduction does not read the previous gradient.
             if (m.previous && steps[m.parameter] > 0)
-                rows(m, task.block, m.previous, m.type_previous, m.previous_stride, [&](u32 at, const float(&v)[GROUP]) {
-                    look(v, at, f.largest, f.bad_previous);
+                rows(m, task.block, m.previous, m.type_previous, m.previous_stride, [&](u32 e, const float(&v)[GROUP]) {
+                    look(v, e, f.largest, f.bad_previous);
                 });
             if (m.held)
                 rows(m, task.block, m.held, m.type_held, m.columns, [&](u32, const float(&v)[GROUP]) {
