@@ -4,8 +4,10 @@
 //! driver only, so all tests of this file share it.
 
 mod accumulate;
+mod card;
 mod noise;
 mod parity;
+mod wild;
 
 use std::sync::LazyLock;
 
