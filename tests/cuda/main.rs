@@ -5,6 +5,8 @@
 
 mod accumulate;
 mod card;
+mod device_tensors;
+mod fixture;
 mod noise;
 mod parity;
 mod wild;

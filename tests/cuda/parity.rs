@@ -7,7 +7,7 @@ use orthant::{Device, Dtype, Optimizer, Parameter, Tensor};
 use crate::device;
 use crate::noise::Noise;
 
-const SLOTS: [Slot; 6] =
+pub const SLOTS: [Slot; 6] =
     [Slot::Momentum, Slot::Variance, Slot::VarianceMax, Slot::Point, Slot::Master, Slot::Low];
 
 /// A set of parameters with its gradients.
