@@ -190,9 +190,12 @@ pub(crate) fn driver_error(device: Device, during: &str, fault: Fault) -> Error 
     Error::Driver { device, during, call, name, code, meaning }
 }
 
-/// A stream of work.
+/// A stream of work. Clones are the same stream, which is destroyed with the last of them.
+#[derive(Debug, Clone)]
+pub struct Stream(Arc<InnerStream>);
+
 #[derive(Debug)]
-pub struct Stream {
+struct InnerStream {
     context: Context,
     raw: Handle<CUstream>,
     owned: bool,
@@ -205,7 +208,11 @@ impl Stream {
     /// What the driver says.
     pub fn new(context: &Context) -> Result<Self> {
         let raw = context.run("making a stream", api::create_stream)?;
-        Ok(Self { context: context.clone(), raw: Handle(raw), owned: true })
+        Ok(Self::of(context, raw, true))
+    }
+
+    fn of(context: &Context, raw: CUstream, owned: bool) -> Self {
+        Self(Arc::new(InnerStream { context: context.clone(), raw: Handle(raw), owned }))
     }
 
     /// The caller's stream (a `CUstream`, or a `cudaStream_t`), which is not destroyed here.
@@ -214,7 +221,7 @@ impl Stream {
     /// A stream of another context.
     ///
     /// # Safety
-    /// `stream` must be a live stream, and stay alive for as long as this object and what was told to use it.
+    /// `stream` must be a live stream, and stay alive for as long as this object and every optimizer that was given it.
     #[allow(unsafe_code, reason = "the caller promises what nobody can check")]
     pub unsafe fn from_raw(context: &Context, stream: *mut std::ffi::c_void) -> Result<Self> {
         let raw: CUstream = stream.cast();
@@ -225,7 +232,7 @@ impl Stream {
                 reason: "the stream given belongs to another context".into(),
             });
         }
-        Ok(Self { context: context.clone(), raw: Handle(raw), owned: false })
+        Ok(Self::of(context, raw, false))
     }
 
     /// Waits for its work.
@@ -233,7 +240,7 @@ impl Stream {
     /// # Errors
     /// What that work failed with.
     pub fn synchronize(&self) -> Result<()> {
-        self.context.run("waiting for a stream", || api::synchronize_stream(self.raw()))
+        self.context().run("waiting for a stream", || api::synchronize_stream(self.raw()))
     }
 
     /// Later work waits for an event.
@@ -241,12 +248,12 @@ impl Stream {
     /// # Errors
     /// What the driver says.
     pub fn wait(&self, event: &Event) -> Result<()> {
-        self.context.run("waiting for an event", || api::wait_event(self.raw(), event.raw()))
+        self.context().run("waiting for an event", || api::wait_event(self.raw(), event.raw()))
     }
 
     /// The context that it belongs to.
     pub fn context(&self) -> &Context {
-        &self.context
+        &self.0.context
     }
 
     /// The driver's handle, a `CUstream`.
@@ -255,14 +262,14 @@ impl Stream {
     }
 
     pub(crate) fn raw(&self) -> CUstream {
-        self.raw.0
+        self.0.raw.0
     }
 }
 
-impl Drop for Stream {
+impl Drop for InnerStream {
     fn drop(&mut self) {
         if self.owned {
-            let _ = self.context.run("", || api::destroy_stream(self.raw()));
+            let _ = self.context.run("", || api::destroy_stream(self.raw.0));
         }
     }
 }

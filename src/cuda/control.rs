@@ -1,7 +1,7 @@
 //! What host and card tell each other: the control block on its way to the card, and the journal of steps on its way back.
 
 use super::api::{self, Answer, CUstream};
-use super::context::{Context, Event, Handle, Pinned};
+use super::context::{Context, Event, Pinned};
 use super::elementwise::group_entry;
 use super::table::{Control, ENTRIES, Entry, Group as GroupEntry, RING, STATUS_BYTES};
 use crate::error::{Error, Result};
@@ -73,46 +73,44 @@ impl Ring {
         Ok(())
     }
 
-    /// Whether the next slot's copy may not have happened, with `completed` steps done.
-    pub fn is_full(&self, completed: u64) -> bool {
+    /// Whether the card has not been sent the latest values.
+    pub fn is_changed(&self) -> bool {
         self.changed
-            && match self.busy[self.next] {
-                Busy::No => false,
-                Busy::Step(step) => step > completed,
-                Busy::Event => true,
-            }
     }
 
-    /// Sends the values to the card, if it does not have them, before step `step`.
-    pub fn write(&mut self, to: u64, step: u64, stream: CUstream) -> Answer<()> {
-        self.send(to, stream, Busy::Step(step)).map(drop)
-    }
-
-    /// The same before work that is not a step of ours.
-    pub fn write_with_event(&mut self, to: u64, completed: u64, stream: CUstream) -> Answer<()> {
+    /// Whether there is a slot for the latest values, with `completed` steps done; it waits for one that an event says is free.
+    pub fn has_room(&mut self, completed: u64) -> Answer<bool> {
         match self.busy[self.next] {
-            Busy::Event => api::synchronize_event(self.events[self.next].raw())?,
-            Busy::Step(step) if step > completed => api::synchronize_stream(stream)?,
+            Busy::Step(step) if self.changed && step > completed => return Ok(false),
+            Busy::Event if self.changed => api::synchronize_event(self.events[self.next].raw())?,
             _ => {}
         }
-        match self.send(to, stream, Busy::Event)? {
-            Some(slot) => api::record_event(self.events[slot].raw(), stream),
-            None => Ok(()),
-        }
+        Ok(true)
     }
 
-    fn send(&mut self, to: u64, stream: CUstream, busy: Busy) -> Answer<Option<usize>> {
+    /// All copies are done.
+    pub fn all_done(&mut self) {
+        self.busy = [Busy::No; SLOTS];
+    }
+
+    /// Sends the values to the card, if it does not have them. The copy is done when `step` is, or else, where no step of
+    /// ours comes behind it, when an event says so.
+    pub fn write(&mut self, to: u64, step: Option<u64>, stream: CUstream) -> Answer<()> {
         if !self.changed {
-            return Ok(None);
+            return Ok(());
         }
         let slot = self.next;
         let at = slot * self.stride;
         self.pinned.write(at, &self.bytes);
+        // Until the card has said otherwise.
+        self.busy[slot] = step.map_or(Busy::Event, Busy::Step);
         api::copy_from_pinned(to, self.pinned.at(at), self.bytes.len(), stream)?;
-        self.busy[slot] = busy;
+        if step.is_none() {
+            api::record_event(self.events[slot].raw(), stream)?;
+        }
         self.next = (slot + 1) % SLOTS;
         self.changed = false;
-        Ok(Some(slot))
+        Ok(())
     }
 }
 
@@ -132,14 +130,12 @@ pub(crate) struct Journal {
     seen: u64,
     /// Steps known to be done because somebody waited.
     waited: u64,
-    /// Streams with work that may not be done, the latest last.
-    streams: Vec<Handle<CUstream>>,
 }
 
 impl Journal {
     pub fn new(context: &Context) -> Result<Self> {
         let pinned = Pinned::new(context, STATUS_BYTES)?;
-        Ok(Self { pinned, submitted: 0, seen: 0, waited: 0, streams: vec![] })
+        Ok(Self { pinned, submitted: 0, seen: 0, waited: 0 })
     }
 
     /// Adds the copy to a step.
@@ -164,29 +160,13 @@ impl Journal {
         (applied, skipped)
     }
 
-    pub fn submit(&mut self, whole: bool, stream: CUstream) {
-        self.submitted += u64::from(whole);
-        self.streams.retain(|s| s.0 != stream);
-        self.streams.push(Handle(stream));
-    }
-
-    /// The stream of the latest work.
-    pub fn stream(&self) -> Option<CUstream> {
-        self.streams.last().map(|s| s.0)
-    }
-
-    /// All streams with work that may not be done, and one more.
-    pub fn streams(&self, own: CUstream) -> Vec<CUstream> {
-        let mut streams: Vec<CUstream> = self.streams.iter().map(|s| s.0).collect();
-        if !streams.contains(&own) {
-            streams.push(own);
-        }
-        streams
+    /// A whole step was given.
+    pub fn submit(&mut self) {
+        self.submitted += 1;
     }
 
     pub fn all_done(&mut self) {
         self.waited = self.submitted;
-        self.streams.clear();
     }
 
     /// What became of the steps since the last call.

@@ -12,6 +12,7 @@ use super::context::{Context, DeviceBuffer, Graph, Stream};
 use super::control::{Journal, Outcome, Ring};
 use super::elementwise::{Buffer, Buffers};
 use super::layout::{Layout, Tables};
+use super::streams::Streams;
 use super::table::STATUS_BYTES;
 use crate::algorithm::{Rule, Slot};
 use crate::error::{Error, Result};
@@ -29,11 +30,15 @@ pub(crate) struct Engine {
     context: Context,
     /// Of everything that no caller names a stream for.
     stream: Stream,
+    /// That steps were given to.
+    streams: Streams,
     state: DeviceBuffer,
     work: DeviceBuffer,
     tables_memory: DeviceBuffer,
     layout: Layout,
     tables: Tables,
+    /// Whether the card has not been sent `tables` yet.
+    tables_changed: bool,
     ring: Ring,
     journal: Journal,
     /// Of the whole step, then of each group.
@@ -61,7 +66,7 @@ impl Engine {
         seed: u64,
     ) -> Result<Self> {
         let layout = Layout::new(plan);
-        let stream = Stream::new(context)?;
+        let (stream, streams) = (Stream::new(context)?, Streams::new(context)?);
         let buffers_at = |base: u64| -> Vec<Buffers> {
             (0..plan.parameters.len()).map(|i| layout.buffers(base, i, bindings(i))).collect()
         };
@@ -82,11 +87,13 @@ impl Engine {
         let mut engine = Self {
             context: context.clone(),
             stream,
+            streams,
             state,
             work,
             tables_memory,
             layout,
             tables,
+            tables_changed: false,
             ring,
             journal,
             graphs,
@@ -200,7 +207,7 @@ impl Engine {
         self.lost.get_or_init(|| error).clone()
     }
 
-    /// Describes other buffers to the kernels, in one copy.
+    /// Describes other buffers to the kernels, in one copy before the next step.
     pub fn rebind(
         &mut self,
         plan: &Plan,
@@ -211,14 +218,10 @@ impl Engine {
         let buffers: Vec<Buffers> =
             (0..plan.parameters.len()).map(|i| self.layout.buffers(base, i, bindings(i))).collect();
         let tables = Tables::new(plan, &buffers, self.seed);
-        let during = "binding gradients";
         if tables.shape() == self.tables.shape() {
-            // Work that was given before may still read the tables: the copy comes after it.
-            let stream = self.journal.stream().unwrap_or(self.stream.raw());
-            let at = self.tables_memory.address();
-            let copied = self.context.run(during, || api::copy_in(at, &tables.bytes, stream));
-            self.note(copied)?;
+            // Work that was given before may still read the old ones.
             self.tables = tables;
+            self.tables_changed = true;
             return Ok(());
         }
         // Other strides or alignments: other numbers of rows and chunks, so other launches.
@@ -244,6 +247,7 @@ impl Engine {
         let copied = memory.write(&self.stream, 0, &tables.bytes).and_then(|()| self.stream.synchronize());
         self.note(copied)?;
         self.tables = tables;
+        self.tables_changed = false;
         self.tables_memory = memory;
         if let Some(work) = work {
             self.work = work;
@@ -266,50 +270,66 @@ impl Engine {
         self.ring.set(groups, hyper, options)
     }
 
-    /// The copy of the control block before a step of ours, if there is something new in it.
-    fn write_control(&mut self, stream: CUstream) -> Result<()> {
-        if self.ring.is_full(self.journal.completed()) {
+    /// The host's writes before a step, if there is something new: the control block, and tables of the same shape. Other
+    /// steps come behind them, but for those of a `part` or of somebody else's graph the journal does not know when they are
+    /// done.
+    fn publish(&mut self, part: Option<Part>, stream: &Stream) -> Result<()> {
+        let during = "writing the control block";
+        let room = hot(&self.context, stream, during, || self.ring.has_room(self.journal.completed()));
+        if !self.note(room)? || self.streams.are_many() {
             // 8 changes are under way: the host is far ahead.
-            self.wait()?;
-            self.journal.all_done();
+            self.wait_and_forget()?;
         }
-        let (to, step) = (self.work_at(self.layout.control), self.journal.submitted() + 1);
-        let ring = &mut self.ring;
-        let written = hot(&self.context, "writing the control block", || ring.write(to, step, stream));
-        self.note(written)
+        let to = self.work_at(self.layout.control);
+        let step = (part == Some(Part::All)).then(|| self.journal.submitted() + 1);
+        let (at, tables) = (self.tables_memory.address(), self.tables_changed.then_some(&self.tables.bytes));
+        let (ring, streams) = (&mut self.ring, &mut self.streams);
+        let given = hot(&self.context, stream, during, || {
+            if !ring.is_changed() && tables.is_none() {
+                return streams.inform(stream);
+            }
+            streams.before_write(stream)?;
+            if let Some(bytes) = tables {
+                api::copy_in(at, bytes, stream.raw())?;
+            }
+            ring.write(to, step, stream.raw())?;
+            streams.after_write(stream, step.is_none())
+        });
+        self.note(given)?;
+        self.tables_changed = false;
+        Ok(())
     }
 
-    /// The same before a replay of somebody else's graph. The journal does not know of such a step beforehand, so an event
-    /// says when the copy is done.
-    pub fn write_control_for_replay(&mut self, stream: CUstream) -> Result<()> {
+    /// What is new, before a replay of somebody else's graph.
+    pub fn write_control_for_replay(&mut self, stream: &Stream) -> Result<()> {
         self.check()?;
-        let to = self.work_at(self.layout.control);
-        let (context, completed) = (self.context.clone(), self.journal.completed());
-        let ring = &mut self.ring;
-        let written =
-            context.run("writing the control block", || ring.write_with_event(to, completed, stream));
-        self.note(written)
+        self.publish(None, stream)?;
+        self.streams.given(stream);
+        Ok(())
     }
 
     /// Gives a step, or a group's part of one, to a stream. In a stream that is being captured it becomes a part of that
-    /// graph, without the control block: [`write_control`](Self::write_control) is a call of its own then.
-    pub fn submit(&mut self, part: Part, stream: CUstream) -> Result<()> {
+    /// graph, without the host's writes, which are a call of their own then.
+    pub fn submit(&mut self, part: Part, stream: &Stream) -> Result<()> {
         self.check()?;
         let during = format!("step {}", self.journal.submitted() + 1);
-        let capturing = self.note(hot(&self.context, &during, || api::is_capturing(stream)))?;
+        let capturing = self.note(hot(&self.context, stream, &during, || api::is_capturing(stream.raw())))?;
         if capturing {
             let kernels_loaded = self.context.kernels().map(drop);
             self.note(kernels_loaded)?;
-            let given = self.context.run(&during, || self.enqueue(part, stream));
+            let given = self.context.run(&during, || self.enqueue(part, stream.raw()));
             return self.note(given);
         }
         self.prepare_graph(part, &during)?;
-        self.write_control(stream)?;
+        self.publish(Some(part), stream)?;
         let index = index_of(part);
         let Some(graph) = self.graphs[index].as_ref().map(Graph::raw) else { return Ok(()) };
         // One call: either all of the step is given, or nothing is.
-        self.note(hot(&self.context, &during, || api::launch_graph(graph, stream)))?;
-        self.journal.submit(part == Part::All, stream);
+        self.note(hot(&self.context, stream, &during, || api::launch_graph(graph, stream.raw())))?;
+        self.streams.given(stream);
+        if part == Part::All {
+            self.journal.submit();
+        }
         Ok(())
     }
 
@@ -418,11 +438,19 @@ impl Engine {
 
     /// Waits until everything that was given is done.
     pub fn wait(&self) -> Result<()> {
-        let streams = self.journal.streams(self.stream.raw());
+        let mut streams = self.streams.busy().chain([&self.stream]);
         let waited = self.context.run("waiting for steps", || {
-            streams.iter().try_for_each(|&stream| api::synchronize_stream(stream))
+            streams.try_for_each(|stream| api::synchronize_stream(stream.raw()))
         });
         self.note(waited)
+    }
+
+    fn wait_and_forget(&mut self) -> Result<()> {
+        self.wait()?;
+        self.journal.all_done();
+        self.ring.all_done();
+        self.streams.all_done();
+        Ok(())
     }
 
     /// What became of steps that are done and were not asked for before, without waiting.
@@ -508,9 +536,19 @@ impl Drop for Engine {
     }
 }
 
-/// A call that needs our context to be current, which it nearly always is: asking beforehand would be a call more.
-fn hot<T>(context: &Context, during: &str, mut call: impl FnMut() -> Answer<T>) -> Result<T> {
+/// Calls about a stream that need our context to be current, which it nearly always is: asking beforehand would be a call more.
+fn hot<T>(
+    context: &Context,
+    stream: &Stream,
+    during: &str,
+    mut call: impl FnMut() -> Answer<T>,
+) -> Result<T> {
     const WRONG_CONTEXT: [u32; 2] = [201, 400];
+    // The handles of default streams mean those of whatever context is current.
+    const PER_THREAD_DEFAULT: usize = 2;
+    if stream.raw() as usize <= PER_THREAD_DEFAULT {
+        return context.run(during, call);
+    }
     match call() {
         Err(fault) if WRONG_CONTEXT.contains(&fault.code) => context.run(during, call),
         answer => answer.map_err(|fault| context.error(during, fault)),

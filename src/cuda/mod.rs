@@ -14,6 +14,7 @@ mod engine;
 mod kernels;
 mod layout;
 mod scan;
+mod streams;
 pub(crate) mod table;
 
 pub(crate) use accumulate::Accumulation;

@@ -197,7 +197,7 @@ impl Card {
         if let Some(error) = self.next_refusal() {
             return Err(error);
         }
-        self.engine.submit(part, stream.raw())?;
+        self.engine.submit(part, stream)?;
         for &i in step.present {
             let concerned = match part {
                 Part::All => true,
@@ -220,8 +220,8 @@ impl Card {
                 self.upload(i, previous, |mirror| &mirror.prev_grad)?;
             }
         }
-        let stream = self.engine.stream().raw();
-        self.engine.submit(Part::All, stream)?;
+        let stream = self.engine.stream().clone();
+        self.engine.submit(Part::All, &stream)?;
         // From here on an error leaves the card ahead of the host.
         let finished = self.finish_host(step, report);
         match finished {
@@ -319,7 +319,7 @@ impl Card {
     }
 
     pub fn write_control(&mut self, stream: &Stream) -> Result<()> {
-        self.engine.write_control_for_replay(stream.raw())
+        self.engine.write_control_for_replay(stream)
     }
 
     fn upload(
@@ -470,8 +470,8 @@ impl super::Optimizer {
     }
 
     /// One step of tensors on the card, given to `stream`: nothing is waited for. In a stream that is being captured, the step
-    /// becomes part of that graph, with whatever hyperparameters are in force at each replay: before a replay,
-    /// [`write_control`](Self::write_control) sends changed ones.
+    /// becomes part of that graph, with whatever hyperparameters and gradient tensors are in force at each replay: before a
+    /// replay, [`write_control`](Self::write_control) sends changed ones.
     ///
     /// # Errors
     /// As [`step`](Self::step); the refusal of a step before, with which nothing was given; tensors in host memory.
@@ -529,8 +529,8 @@ impl super::Optimizer {
         card.submit(&step, part, stream)
     }
 
-    /// Sends changed hyperparameters to the card, in the stream's order: before a replay of a graph that a step was captured
-    /// into.
+    /// Sends changed hyperparameters and bindings to the card, in the stream's order: before a replay of a graph that a step
+    /// was captured into.
     ///
     /// # Errors
     /// What the driver says; device `cpu`.
