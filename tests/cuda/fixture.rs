@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use orthant::config::Config;
 use orthant::cuda::{Context, DeviceBuffer, Stream};
-use orthant::{DeviceTensor, Dtype, Optimizer, Parameter, Storage, Tensor};
+use orthant::{Device, DeviceTensor, Dtype, Optimizer, Parameter, Storage, Tensor};
 
 use crate::device;
 use crate::noise::Noise;
@@ -109,6 +109,11 @@ impl View {
             None => i,
         };
         (0..self.tensor.numel()).map(|i| self.start + place(i) * size).collect()
+    }
+
+    /// The elements, contiguous ones, in a stream's order.
+    pub fn send(&self, stream: &Stream, values: &Storage) {
+        self.block.buffer.write(stream, self.start, values.as_le_bytes()).expect("given");
     }
 
     pub fn write(&self, values: &Storage) {
@@ -229,4 +234,63 @@ pub fn assert_same_state(what: &str, name: &str, a: &Optimizer, b: &Optimizer) {
         assert_eq!(read(a), read(b), "{what}: {name}: {}", slot.name());
     }
     assert_eq!(a.step_count(name), b.step_count(name), "{what}: {name}");
+}
+
+/// An optimizer on the CPU and one on the card with the same tensors.
+pub struct Pair {
+    pub reference: Optimizer,
+    // Before the tensors: they go after the steps that work on them.
+    pub optimizer: Optimizer,
+    pub card: Card,
+    pub cpu: Set,
+    pub set: OnCard,
+    pub noise: Noise,
+}
+
+impl Pair {
+    pub fn new(config: &str, dtype: Dtype, grad: Dtype, shapes: &[Vec<usize>]) -> Pair {
+        let config = Config::parse(config).unwrap_or_else(|e| panic!("{e}"));
+        let mut noise = Noise(shapes.len() as u64);
+        let cpu = Set::new(&mut noise, dtype, grad, shapes);
+        let card = Card::new();
+        let set = OnCard::new(&card, &cpu, Layout::default());
+        let (reference, optimizer) = (cpu.optimizer(&config, Device::Cpu), set.optimizer(&card, &config));
+        Pair { reference, optimizer, card, cpu, set, noise }
+    }
+
+    pub fn renew(&mut self) {
+        self.set.renew(&self.cpu, &mut self.noise);
+    }
+
+    /// New gradients on the host; those on the card are for the test to send.
+    pub fn renew_host(&mut self) {
+        self.cpu.renew(&self.set.host, &mut self.noise);
+        let previous = self.set.previous.iter().zip(&self.set.host.previous);
+        previous.for_each(|(view, tensor)| view.write(&tensor.to_storage()));
+    }
+
+    /// The same call of both.
+    #[track_caller]
+    pub fn both(&mut self, call: impl Fn(&mut Optimizer) -> orthant::Result<()>) {
+        call(&mut self.reference).unwrap_or_else(|e| panic!("CPU: {e}"));
+        call(&mut self.optimizer).unwrap_or_else(|e| panic!("card: {e}"));
+    }
+
+    /// A step of both, with the same report.
+    #[track_caller]
+    pub fn step(&mut self, what: &str) {
+        let expected = self.reference.step().unwrap_or_else(|e| panic!("{what}: CPU: {e}"));
+        self.optimizer.step().unwrap_or_else(|e| panic!("{what}: card: {e}"));
+        self.optimizer.synchronize().unwrap_or_else(|e| panic!("{what}: card: {e}"));
+        let found = self.optimizer.status().unwrap_or_else(|e| panic!("{what}: card: {e}"));
+        assert_eq!(found, [expected], "{what}");
+        self.same(what);
+    }
+
+    #[track_caller]
+    pub fn same(&self, what: &str) {
+        assert_same(what, (&self.cpu, &self.reference), (&self.set, &self.optimizer));
+        assert_eq!(self.reference.steps(), self.optimizer.steps(), "{what}");
+        assert_eq!(self.reference.skipped_steps(), self.optimizer.skipped_steps(), "{what}");
+    }
 }

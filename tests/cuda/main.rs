@@ -7,6 +7,7 @@ mod accumulate;
 mod card;
 mod device_tensors;
 mod fixture;
+mod graphs;
 mod noise;
 mod parity;
 mod wild;
