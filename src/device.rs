@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// A device that steps can run on. Only the CPU reference runs them so far; drivers can be probed (`orthant info`).
+/// A device that steps can run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Device {
@@ -29,24 +29,13 @@ pub enum EmulatedCard {
 }
 
 impl Device {
-    /// CUDA if usable, else the CPU. Until kernels are built, the CPU.
+    /// The CPU, until all algorithms run on cards: what is registered without naming a device must not depend on the
+    /// machine. Cards are asked for by name.
     ///
     /// # Errors
     /// None yet; a driver that is present but broken will be one.
     pub fn auto() -> Result<Self> {
         Ok(Self::Cpu)
-    }
-
-    /// Whether an optimizer can run here.
-    ///
-    /// # Errors
-    /// For cards: what is wrong with the driver; else, until there are kernels, that there are none.
-    pub fn check_runs(self) -> Result<()> {
-        if self == Self::Cpu {
-            return Ok(());
-        }
-        crate::driver::Driver::open(self)?;
-        Err(Error::not_built(format!("stepping on device `{self}`"), "; use `cpu` or `auto`"))
     }
 }
 

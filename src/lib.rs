@@ -1,5 +1,6 @@
 //! Orthant is an optimizer runtime: SignSGD, Signum, Lion, Muon, Scion and their relatives as data, with an
-//! executable reference on the CPU. GPU kernels plug into the same types and are not built yet.
+//! executable reference on the CPU. On a card ([`Device::Cuda`]), or on the software GPU ([`Device::Emulated`]), the same
+//! types step with kernels; which algorithms have them is for `orthant plan --device` and [`cuda::kernels`].
 //!
 //! Every method is one step of a stochastic non-Euclidean trust-region method with a momentum estimator
 //! ([`algorithm`]). A training loop registers its parameters once and steps:

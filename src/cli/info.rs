@@ -21,6 +21,7 @@ pub fn run(common: &Common) -> anyhow::Result<()> {
             "nvrtc": NVRTC_VERSION,
             "algorithms": names(&built),
             "reserved": names(&reserved),
+            "on_cards": on_cards(),
         });
         let version = env!("CARGO_PKG_VERSION");
         print(&serde_json::json!({ "version": version, "rows": [row] }).to_string());
@@ -36,8 +37,28 @@ pub fn run(common: &Common) -> anyhow::Result<()> {
     }
     print(&kernels_line());
     print(&format!("algorithms  {}", names(&built).join(" ")));
+    print(&format!(
+        "on cards    {}",
+        if on_cards().is_empty() { "none".into() } else { on_cards().join(" ") }
+    ));
     print(&format!("reserved    {} (not built yet)", names(&reserved).join(" ")));
     Ok(())
+}
+
+/// The algorithms that have kernels.
+fn on_cards() -> Vec<&'static str> {
+    #[cfg(feature = "cuda")]
+    {
+        let has_kernels = |name: &&str| {
+            let group = |algorithm| orthant::Group::new("g", algorithm).lr(0.1).params(["*"]);
+            let kernels =
+                |algorithm| orthant::cuda::kernels(&group(algorithm), &orthant::StepOptions::default());
+            orthant::Algorithm::by_name(name).and_then(kernels).is_ok()
+        };
+        PRESETS.iter().map(|preset| preset.name).filter(has_kernels).collect()
+    }
+    #[cfg(not(feature = "cuda"))]
+    vec![]
 }
 
 fn kernels_json() -> Vec<serde_json::Value> {
@@ -59,7 +80,7 @@ fn kernels_line() -> String {
         IMAGES.iter().map(|image| format!("{} {}", image.stem, image.architecture)).collect();
     match NVRTC_VERSION {
         Some(version) => {
-            format!("kernels     {} (NVRTC {version}); no optimizer steps on them yet", images.join(", "))
+            format!("kernels     {} (NVRTC {version})", images.join(", "))
         }
         None => "kernels     none: this build has no GPU backend".into(),
     }

@@ -34,7 +34,7 @@ enum Command {
 
 #[derive(Args)]
 struct Common {
-    /// auto, cpu, cuda, cuda:N, emulated, emulated:sm_80 or emulated:sm_90a (steps run on the CPU so far; `info` probes the others)
+    /// auto (the CPU), cpu, cuda, cuda:N, emulated, emulated:sm_80 or emulated:sm_90a (the software GPU: checks, no speed)
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     device: String,
     /// Compute type on the CPU [default: f64 if any parameter is stored in f64, else f32]
@@ -100,6 +100,17 @@ pub fn main() -> ExitCode {
 /// The configuration does not fit the parameters, whichever of the two an error names: a mistake in the configuration.
 #[derive(Debug)]
 struct Unfit;
+
+/// Says so of an error, unless it is the device's: no configuration is at fault for a driver's answer.
+fn unfit(error: Error) -> anyhow::Error {
+    match error {
+        Error::Device { .. }
+        | Error::Driver { .. }
+        | Error::DeviceLost { .. }
+        | Error::OutOfMemory { .. } => error.into(),
+        error => anyhow::Error::new(error).context(Unfit),
+    }
+}
 
 impl std::fmt::Display for Unfit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

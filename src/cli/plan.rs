@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use comfy_table::{Table, presets};
 use orthant::algorithm::Slot;
 use orthant::files::read_tensors;
-use orthant::{Dtype, ParameterSpec, Plan};
+use orthant::{Device, Dtype, ParameterSpec, Plan, StepOptions};
 
-use super::{Common, Unfit, print, read_config};
+use super::{Common, print, read_config, unfit};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -22,7 +21,6 @@ pub struct Options {
 
 pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     let device = common.device()?;
-    device.check_runs()?;
     let config = read_config(&options.config)?;
     let specs = read_tensors(&options.params)?
         .iter()
@@ -33,17 +31,45 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
             grad_dtype: None,
         })
         .collect();
-    let plan = Plan::new(config.groups, specs, common.precision()).context(Unfit)?;
+    let plan = Plan::new(config.groups, specs, common.precision()).map_err(unfit)?;
+    let runs = Runs::new(device, &plan, &config.options).map_err(unfit)?;
     if common.json {
-        print(&json(&plan, &device.to_string()));
+        print(&json(&plan, &runs));
     } else if !common.quiet {
-        print(&text(&plan, &device.to_string()));
+        print(&text(&plan, &runs));
     }
     Ok(())
 }
 
-/// What runs a parameter's steps; the kernels of a GPU will have names of their own.
-const KERNEL: &str = "cpu reference";
+/// What takes steps there. No driver is asked: a plan can be made where there is no card.
+struct Runs {
+    device: Device,
+    /// Of each group.
+    kernels: Vec<Vec<&'static str>>,
+    /// State, work space, tables.
+    bytes: Option<[usize; 3]>,
+}
+
+impl Runs {
+    fn new(device: Device, plan: &Plan, options: &StepOptions) -> orthant::Result<Self> {
+        if device == Device::Cpu {
+            return Ok(Self { device, kernels: vec![vec!["cpu"]; plan.groups.len()], bytes: None });
+        }
+        #[cfg(feature = "cuda")]
+        {
+            use orthant::cuda;
+            cuda::check_plan(device, plan)?;
+            let kernels = plan.groups.iter().map(|group| cuda::kernels(group, options));
+            let kernels = kernels.collect::<orthant::Result<_>>()?;
+            Ok(Self { device, kernels, bytes: Some(cuda::device_bytes(plan, options)?) })
+        }
+        #[cfg(not(feature = "cuda"))]
+        {
+            let _ = options;
+            Err(orthant::Driver::open(device).err().unwrap_or(orthant::Error::NoGradients))
+        }
+    }
+}
 
 /// A state buffer: name and type, as in the state file.
 fn state((slot, dtype): &(Slot, Dtype)) -> String {
@@ -53,7 +79,7 @@ fn state((slot, dtype): &(Slot, Dtype)) -> String {
     }
 }
 
-fn json(plan: &Plan, device: &str) -> String {
+fn json(plan: &Plan, runs: &Runs) -> String {
     let rows: Vec<_> = plan
         .parameters
         .iter()
@@ -67,24 +93,28 @@ fn json(plan: &Plan, device: &str) -> String {
                 "algorithm": group.algorithm().name(),
                 "composition": group.algorithm().composition(),
                 "matrices": p.matrices.iter().map(|m| [m.rows, m.columns]).collect::<Vec<_>>(),
-                "kernels": [KERNEL],
+                "kernels": runs.kernels[p.group],
                 "state": p.slots.iter().map(state).collect::<Vec<_>>(),
                 "state_bytes": p.state_bytes(),
                 "reason": p.reason,
             })
         })
         .collect();
+    let bytes = runs.bytes.map(|[state, work, tables]| {
+        serde_json::json!({ "state": state, "work": work, "tables": tables, "all": state + work + tables })
+    });
     serde_json::json!({
-        "device": device,
+        "device": runs.device.to_string(),
         "precision": plan.precision.name(),
         "state_bytes": plan.state_bytes(),
+        "device_bytes": bytes,
         "warnings": plan.warnings,
         "rows": rows,
     })
     .to_string()
 }
 
-fn text(plan: &Plan, device: &str) -> String {
+fn text(plan: &Plan, runs: &Runs) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table.set_header(["parameter", "shape", "dtype", "group", "algorithm", "kernels", "state bytes", "why"]);
@@ -100,15 +130,21 @@ fn text(plan: &Plan, device: &str) -> String {
             p.spec.dtype.to_string(),
             group.name().to_owned(),
             format!("{}: {}", group.algorithm().name(), group.algorithm().composition()),
-            KERNEL.to_owned(),
+            runs.kernels[p.group].join(", "),
             p.state_bytes().to_string(),
             p.reason.clone(),
         ]);
     }
-    let mut out = format!("device {device}, precision {}\n{table}", plan.precision.name());
+    let mut out = format!("device {}, precision {}\n{table}", runs.device, plan.precision.name());
     for warning in &plan.warnings {
         out.push_str(&format!("\nwarning: {warning}"));
     }
     out.push_str(&format!("\n{} parameters, {} bytes of state", plan.parameters.len(), plan.state_bytes()));
+    if let Some([state, work, tables]) = runs.bytes {
+        out.push_str(&format!(
+            "\n{} bytes on the device beside the tensors: state {state}, work space {work}, tables {tables}",
+            state + work + tables
+        ));
+    }
     out
 }

@@ -10,7 +10,7 @@ use orthant::algorithm::Slot;
 use orthant::files::{read_tensors, write_tensors};
 use orthant::{Dtype, Element, Error, NonFinite, Optimizer, Parameter, StepReport, Tensor};
 
-use super::{Common, Unfit, display, print, read_config};
+use super::{Common, display, print, read_config, unfit};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -64,7 +64,7 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     }
     let mut optimizer = builder
         .register(tensors.iter().map(|(name, tensor)| Parameter::new(name, tensor.clone())))
-        .context(Unfit)?;
+        .map_err(unfit)?;
     let previous_used = optimizer.plan().groups.iter().any(|g| g.algorithm().needs_previous_gradient());
     if !options.prev_grads.is_empty() && !previous_used {
         return Err(Error::Config("--prev-grads were given, and no group uses them".into()).into());

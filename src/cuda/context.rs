@@ -111,6 +111,15 @@ impl Context {
         self.run("waiting for the card", api::synchronize_context)
     }
 
+    /// Makes it the calling thread's current context for good, as CUDA's runtime does with the primary one. Everything works
+    /// without; but a step finds no context of its own current then, and enters this one for each call of the driver.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn make_current(&self) -> Result<()> {
+        self.enter().map(std::mem::forget).map_err(|fault| self.error("making the context current", fault))
+    }
+
     pub(crate) fn raw(&self) -> CUcontext {
         self.0.raw.0
     }

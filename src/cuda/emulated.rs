@@ -6,6 +6,7 @@
 
 use std::ffi::{CString, c_char};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
@@ -14,6 +15,28 @@ use crate::device::EmulatedCard;
 /// Environment variable that names the library, or its folder.
 const LIBRARY_VARIABLE: &str = "ORTHANT_EMULATOR";
 const FILE_NAME: &str = "liborthant_gpu.so";
+
+/// Writes the report into so many bytes and returns how many it needs, with NUL at the end.
+type Report = extern "C" fn(*mut u8, usize) -> usize;
+
+/// Of the library that this process has loaded.
+static REPORT: OnceLock<Report> = OnceLock::new();
+
+/// What the software GPU has counted since it was loaded, as the JSON of its report: calls of the driver by name, and for
+/// each kernel launches, instructions and memory traffic. `None` where this process has not opened it.
+pub fn counters() -> Option<String> {
+    let report = REPORT.get()?;
+    let mut bytes = vec![];
+    loop {
+        let size = report(bytes.as_mut_ptr(), bytes.len());
+        if size <= bytes.len() {
+            bytes.truncate(size.saturating_sub(1));
+            return String::from_utf8(bytes).ok();
+        }
+        // It may grow while another thread works.
+        bytes.resize(size + 256, 0);
+    }
+}
 
 /// Where the library is: what the environment names, else beside the program or where cargo builds it.
 fn locate() -> Result<PathBuf, String> {
@@ -62,6 +85,10 @@ pub(super) fn preload(card: EmulatedCard) -> Result<(), String> {
     match configure(settings.as_ptr()) {
         0 => {}
         code => return Err(format!("{}: its settings were refused (error {code})", path.display())),
+    }
+    // SAFETY: as above. An older library may lack it; then there are no counters.
+    if let Ok(report) = unsafe { library.get::<Report>(b"orthant_emulator_report\0") } {
+        REPORT.get_or_init(|| *report);
     }
     // The library is linked to stay; the handle may go.
     drop(library);

@@ -72,8 +72,7 @@ impl Engine {
         };
         // Sizes do not depend on where state lies: it begins at 256-byte boundaries.
         let sizes = Tables::new(plan, &buffers_at(0), seed);
-        let work_bytes = layout.work_bytes(&sizes);
-        let wanted = [layout.state_bytes, work_bytes, sizes.bytes.len()];
+        let wanted = layout.bytes(&sizes);
         let state = allocate(context, plan, &layout, wanted, 0)?;
         let work = allocate(context, plan, &layout, wanted, 1)?;
         let tables_memory = allocate(context, plan, &layout, wanted, 2)?;

@@ -47,6 +47,11 @@ impl Layout {
         Self { slots, state_bytes: at, control: 0, status, fixed: status + up(STATUS_BYTES) }
     }
 
+    /// Bytes of all three allocations with these tables: state, work space, tables.
+    pub fn bytes(&self, tables: &Tables) -> [usize; 3] {
+        [self.state_bytes, self.work_bytes(tables), tables.bytes.len()]
+    }
+
     /// Bytes of the work space with these tables.
     pub fn work_bytes(&self, tables: &Tables) -> usize {
         tables.end_of_work(self.fixed)

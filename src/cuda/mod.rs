@@ -22,19 +22,60 @@ pub use context::{Context, DeviceBuffer, Event, Stream};
 pub(crate) use control::Outcome;
 pub(crate) use driver::open;
 pub(crate) use elementwise::Buffer;
+pub use emulated::counters;
 pub(crate) use engine::{Engine, Part};
 
+use crate::algorithm::{Norm, Rule};
+use crate::device::Device;
 use crate::device_tensor::DeviceTensor;
 use crate::error::{Error, Result};
-use crate::group::{Group, Hyperparameters};
+use crate::group::Group;
+use crate::optimizer::StepOptions;
+use crate::plan::{Plan, Precision};
 
-/// Whether a group's algorithm has kernels.
-pub(crate) fn check_group(group: &Group, hyper: Hyperparameters) -> Result<()> {
-    if elementwise::group_entry(group, hyper).is_some() {
-        return Ok(());
+/// Whether steps of a plan can run on a card. Looks at no card.
+///
+/// # Errors
+/// Compute type f64; a group whose algorithm has no kernels, named with the remedy.
+pub fn check_plan(device: Device, plan: &Plan) -> Result<()> {
+    if plan.precision == Precision::F64 {
+        let reason = "cards compute in f32: precision f64 and f64 tensors stay on device `cpu`".to_owned();
+        return Err(Error::Device { device: device.to_string(), reason });
     }
-    let what = format!("group `{}`: `{}` on a card", group.name(), group.algorithm().name());
-    Err(Error::not_built(what, "; elementwise algorithms and nsgd are, or use device `cpu`"))
+    plan.groups.iter().try_for_each(|group| kernels(group, &StepOptions::default()).map(drop))
+}
+
+/// The families of kernels that take a group's parameters through a step, in order: `scan` where steps look at all gradients
+/// first, `norms` where a direction is divided by its norm, `elementwise`.
+///
+/// # Errors
+/// An algorithm that has no kernels, with the group's name and the remedy; illegal hyperparameters.
+pub fn kernels(group: &Group, options: &StepOptions) -> Result<Vec<&'static str>> {
+    if elementwise::group_entry(group, group.hyperparameters()?).is_none() {
+        let what = format!("group `{}`: `{}` on a card", group.name(), group.algorithm().name());
+        return Err(Error::not_built(what, "; elementwise algorithms and nsgd are, or use device `cpu`"));
+    }
+    let normalised = matches!(group.algorithm().rule(), Rule::Lmo(lmo) if lmo.norm == Norm::Frobenius);
+    let families = [("scan", options.decides()), ("norms", normalised), ("elementwise", true)];
+    Ok(families.into_iter().filter(|(_, used)| *used).map(|(name, _)| name).collect())
+}
+
+/// Bytes of device memory that an optimizer of this plan holds beside the tensors: state, work space, tables. Exact for
+/// tensors without gaps that begin at multiples of 16 bytes; tables of others are larger. Looks at no card.
+///
+/// # Errors
+/// As [`check_plan`].
+pub fn device_bytes(plan: &Plan, options: &StepOptions) -> Result<[usize; 3]> {
+    check_plan(Device::Cuda(0), plan)?;
+    let layout = layout::Layout::new(plan);
+    let buffers: Vec<_> = (0..plan.parameters.len())
+        .map(|i| {
+            // Sizes depend on boundaries, and all of these lie on one. Whether there is a gradient does not matter.
+            let tensor = Buffer::new(0, plan.parameters[i].spec.dtype);
+            layout.buffers(0, i, (tensor, None, None))
+        })
+        .collect();
+    Ok(layout.bytes(&layout::Tables::new(plan, &buffers, options.seed)))
 }
 
 /// Whether a tensor's memory is what it is said to be: memory of this card, from the first byte to the last.

@@ -12,7 +12,7 @@ use crate::cuda::{
 };
 use crate::error::{Error, Result};
 use crate::group::{Group, Hyperparameters};
-use crate::plan::{Plan, Precision};
+use crate::plan::Plan;
 use crate::reference::State;
 use crate::tensor::{Dtype, Storage};
 
@@ -51,14 +51,7 @@ impl Card {
         options: &StepOptions,
         parameters: &[Parameter],
     ) -> Result<Self> {
-        if plan.precision == Precision::F64 {
-            let reason =
-                "cards compute in f32: precision f64 and f64 tensors stay on device `cpu`".to_owned();
-            return Err(Error::Device { device: context.device().to_string(), reason });
-        }
-        for (group, hyper) in plan.groups.iter().zip(hyper) {
-            crate::cuda::check_group(group, *hyper)?;
-        }
+        crate::cuda::check_plan(context.device(), plan)?;
         let on_host = parameters.first().is_none_or(|p| p.data.host().is_some());
         check_places(&context, parameters, on_host)?;
         let mut mirrors: Vec<Mirror> = parameters.iter().map(|_| Mirror::default()).collect();

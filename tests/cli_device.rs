@@ -1,0 +1,215 @@
+//! The program on the software GPU: the CPU's files and answers, what `plan` says of a device, `parity` and `bench`.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use orthant::files::write_tensors;
+use orthant::{Dtype, Element, Storage, Tensor};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Exit code, stdout, stderr.
+fn run(folder: &Path, line: &str) -> (i32, String, String) {
+    let out = Command::new(env!("CARGO_BIN_EXE_orthant"))
+        .args(line.split_whitespace())
+        .current_dir(folder)
+        .output()
+        .expect("the program starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (out.status.code().expect("no signal"), text(out.stdout), text(out.stderr))
+}
+
+#[track_caller]
+fn good(folder: &Path, line: &str) -> String {
+    let (code, stdout, stderr) = run(folder, line);
+    assert_eq!(code, 0, "{line}: {stderr}");
+    stdout
+}
+
+#[track_caller]
+fn json(folder: &Path, line: &str) -> Value {
+    let text = good(folder, line);
+    assert_eq!(text.lines().count(), 1, "{line}: JSON is one object on one line");
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{line}: {e}: {text}"))
+}
+
+fn values<E: Element>(n: usize, seed: u64) -> Vec<E> {
+    let one = |i: u64| ((i + 31 * seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f64 / 1e7 - 0.8;
+    (0..n as u64).map(|i| E::from_f64(one(i))).collect()
+}
+
+fn tensor(dtype: Dtype, shape: &[usize], seed: u64) -> Tensor {
+    let n = shape.iter().product();
+    let storage = match dtype {
+        Dtype::F64 => Storage::F64(values(n, seed)),
+        Dtype::F32 => Storage::F32(values(n, seed)),
+        Dtype::Bf16 => Storage::Bf16(values(n, seed)),
+        Dtype::F16 => Storage::F16(values(n, seed)),
+    };
+    Tensor::from_storage(storage, shape).expect("it fits")
+}
+
+/// Parameters of a type in `x`, gradients in `g1` to `g3`, and the configuration in `c.toml`.
+fn folder(dtype: Dtype, config: &str) -> TempDir {
+    let dir = TempDir::new().expect("a temporary folder");
+    let shapes: [(&str, &[usize]); 4] = [("a", &[33]), ("b", &[7, 129]), ("c", &[5000]), ("d", &[1])];
+    for (file, seed, dtype) in
+        [("x", 0, dtype), ("g1", 1, Dtype::F32), ("g2", 2, Dtype::F32), ("g3", 3, Dtype::F32)]
+    {
+        let tensors = shapes.map(|(name, shape)| (name, tensor(dtype, shape, seed)));
+        write_tensors(dir.path().join(file), tensors.iter().map(|(n, t)| (*n, t))).expect("written");
+    }
+    fs::write(dir.path().join("c.toml"), config).expect("written");
+    dir
+}
+
+const FILES: [&str; 3] = ["params.safetensors", "state.safetensors", "eval_point.safetensors"];
+
+fn files(folder: &Path, out: &str) -> [Option<Vec<u8>>; 3] {
+    FILES.map(|file| fs::read(folder.join(out).join(file)).ok())
+}
+
+#[test]
+fn steps_write_the_cpu_files_and_go_on_from_each_other() {
+    let rows = [
+        (Dtype::F32, "algorithm = \"adamw\"\nlr = 0.01\namsgrad = true"),
+        (Dtype::Bf16, "algorithm = \"lion\"\nlr = 0.01\nweight_decay = 0.1\nmaster = \"compact\""),
+        (Dtype::Bf16, "algorithm = \"signum\"\nlr = 0.01\nstate_dtype = \"bf16\"\nrounding = \"stochastic\""),
+        (Dtype::F16, "algorithm = \"sgd\"\nlr = 0.01\nmomentum = 0.9\nmaster = \"f32\""),
+        (
+            Dtype::Bf16,
+            "algorithm = \"lmo\"\nlr = 0.01\nnorm = \"frobenius\"\nestimator = { kind = \"extrapolated\", alpha = 0.2 }",
+        ),
+        (
+            Dtype::F32,
+            "algorithm = \"lmo\"\nlr = 0.01\nnorm = \"sign\"\nestimator = { kind = \"mvr\", alpha = 0.2 }",
+        ),
+        (Dtype::F32, "algorithm = \"adagrad\"\nlr = 0.01\ninitial_accumulator_value = 0.1"),
+    ];
+    for (dtype, group) in rows {
+        let config = format!(
+            "[step]\nmax_grad_norm = 1.5\nloss_scale = 4\nseed = 3\n[[group]]\nparams = [\"*\"]\n{group}\n"
+        );
+        let dir = folder(dtype, &config);
+        let (at, previous) = (dir.path(), group.contains("mvr"));
+        let step = |params: &str, grads: &str, more: &str, out: &str| {
+            let previous = if previous { format!("--prev-grads {grads}") } else { String::new() };
+            let line = format!(
+                "step --config c.toml --params {params} --grads {grads} {previous} {more} --out {out} --quiet"
+            );
+            good(at, &line);
+        };
+        step("x", "g1 g2 g3", "", "straight");
+        step("x", "g1 g2 g3", "--device emulated", "straight-card");
+        for (first, second) in [("cpu", "emulated"), ("emulated", "cpu")] {
+            step("x", "g1", &format!("--device {first}"), &format!("first-{first}"));
+            let from = format!("first-{first}");
+            let more = format!("--device {second} --state {from}/state.safetensors");
+            step(&format!("{from}/params.safetensors"), "g2 g3", &more, &format!("then-{second}"));
+        }
+        let expected = files(at, "straight");
+        assert!(expected[0].is_some() && expected[1].is_some());
+        for out in ["straight-card", "then-emulated", "then-cpu"] {
+            assert!(files(at, out) == expected, "{group}: {out}");
+        }
+        assert!(files(at, "first-cpu") == files(at, "first-emulated"), "{group}");
+    }
+}
+
+#[test]
+fn refused_steps_have_the_cpu_words_and_exit_codes() {
+    for policy in ["error", "skip", "propagate"] {
+        let config =
+            format!("[step]\nnonfinite = \"{policy}\"\n[[group]]\nparams = [\"*\"]\nalgorithm = \"adamw\"\n");
+        let dir = folder(Dtype::F32, &config);
+        for (file, value) in [("nan", f32::NAN), ("huge", 1e30)] {
+            let mut of = values::<f32>(33, 9);
+            of[7] = value;
+            let bad = Tensor::from_vec(of, &[33]).expect("it fits");
+            write_tensors(dir.path().join(file), [("a", &bad)]).expect("written");
+            let on = |device: &str| {
+                let line = format!(
+                    "step --config c.toml --params x --grads g1 {file} g2 --out o-{device} --device {device} -v"
+                );
+                let (code, stdout, stderr) = run(dir.path(), &line);
+                let written = dir.path().join(format!("o-{device}/params.safetensors")).exists();
+                (code, stdout.replace("emulated:sm_80", "cpu").replace("emulated", "cpu"), stderr, written)
+            };
+            let (cpu, card) = (on("cpu"), on("emulated"));
+            assert_eq!(card, cpu, "{policy}, {file}");
+            let refused = policy == "error";
+            assert_eq!(cpu.0, i32::from(refused), "{cpu:?}");
+            assert!(!refused || (cpu.2.contains("step 2") && cpu.2.contains("`a`")), "{cpu:?}");
+        }
+    }
+}
+
+#[test]
+fn a_device_that_cannot_be_used_is_no_misfit() {
+    let dir = folder(Dtype::F32, "[[group]]\nparams = [\"*\"]\nalgorithm = \"lion\"\n");
+    let out = Command::new(env!("CARGO_BIN_EXE_orthant"))
+        .args("step --config c.toml --params x --grads g1 --out o --device emulated".split(' '))
+        .env("ORTHANT_EMULATOR_MEMORY", "64K")
+        .current_dir(dir.path())
+        .output()
+        .expect("the program starts");
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{stderr}");
+    assert!(stderr.starts_with("error: device `emulated:sm_80`"), "{stderr}");
+}
+
+#[test]
+fn plan_names_kernels_and_device_bytes() {
+    let groups = "[[group]]\nname = \"norm\"\nparams = [\"b\"]\nalgorithm = \"nsgd\"\nlr = 0.1\n\
+                  [[group]]\nname = \"rest\"\nparams = [\"*\"]\nalgorithm = \"adamw\"\n";
+    let scanned = folder(Dtype::F32, groups);
+    let plain = folder(Dtype::F32, &format!("[step]\nnonfinite = \"propagate\"\n{groups}"));
+    let kernels = |dir: &TempDir, device: &str| -> Vec<String> {
+        let plan = json(dir.path(), &format!("plan --config c.toml --params x --json {device}"));
+        let rows = plan["rows"].as_array().expect("rows").clone();
+        let joined = |row: &Value| {
+            let names = row["kernels"].as_array().expect("kernels");
+            names.iter().map(|n| n.as_str().expect("a name")).collect::<Vec<_>>().join(", ")
+        };
+        rows.iter().map(joined).collect()
+    };
+    let (all, norms) = ("scan, elementwise".to_owned(), "scan, norms, elementwise".to_owned());
+    // No driver is asked for a plan, so a card need not be there.
+    for device in ["--device emulated", "--device cuda:3"] {
+        assert_eq!(kernels(&scanned, device), [all.clone(), norms.clone(), all.clone(), all.clone()]);
+        assert_eq!(
+            kernels(&plain, device),
+            ["elementwise", "norms, elementwise", "elementwise", "elementwise"]
+        );
+    }
+    assert_eq!(kernels(&plain, ""), ["cpu"; 4]);
+    let plan = json(scanned.path(), "plan --config c.toml --params x --json --device emulated");
+    let bytes = |key: &str| plan["device_bytes"][key].as_u64().expect("bytes");
+    assert_eq!(bytes("all"), bytes("state") + bytes("work") + bytes("tables"));
+    assert!(bytes("state") >= plan["state_bytes"].as_u64().expect("bytes"));
+    let text = good(scanned.path(), "plan --config c.toml --params x --device emulated");
+    for fragment in ["scan, norms, elementwise".to_owned(), format!("{} bytes on the device", bytes("all"))] {
+        assert!(text.contains(&fragment), "`{fragment}` is not in: {text}");
+    }
+    let on_cpu = json(scanned.path(), "plan --config c.toml --params x --json");
+    assert_eq!(on_cpu["device_bytes"], Value::Null);
+}
+
+#[test]
+fn a_group_without_kernels_is_refused_by_name() {
+    let config = "[[group]]\nname = \"hidden\"\nparams = [\"b\"]\nalgorithm = \"orthogonal-sgdm\"\nlr = 0.1\n\
+                  [[group]]\nname = \"rest\"\nparams = [\"*\"]\nalgorithm = \"lion\"\n";
+    let dir = folder(Dtype::F32, config);
+    for line in [
+        "plan --config c.toml --params x --device emulated",
+        "step --config c.toml --params x --grads g1 --out o --device emulated",
+    ] {
+        let (code, stdout, stderr) = run(dir.path(), line);
+        assert_eq!(code, 2, "{line}: {stderr}");
+        for fragment in ["group `hidden`", "`orthogonal-sgdm`", "device `cpu`"] {
+            assert!(stderr.contains(fragment), "{line}: `{fragment}` is not in: {stderr}");
+        }
+        assert!(stdout.is_empty());
+    }
+}
