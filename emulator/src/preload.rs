@@ -166,7 +166,7 @@ impl Emulator {
         self.answer("a fault to order", inject(name.as_ptr(), nth, code))
     }
 
-    /// Takes back the faults that have not happened.
+    /// Takes back the faults that have not happened; the report no longer has those that have.
     pub fn forget_faults(&self) -> Result<(), Error> {
         let forget = self.symbol::<extern "C" fn() -> u32>(c"orthant_emulator_forget_faults")?;
         self.answer("forgetting faults", forget())

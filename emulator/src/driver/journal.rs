@@ -40,6 +40,15 @@ struct Entry {
     call: u64,
 }
 
+/// A fault that was ordered and has happened, and was not forgotten since.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Ordered {
+    name: &'static str,
+    code: u32,
+    /// Which call it was, counted from 1.
+    call: u64,
+}
+
 /// Counts since the driver was loaded or reset.
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
@@ -48,6 +57,7 @@ pub(crate) struct Journal {
     kernels: BTreeMap<Arc<str>, Kernel>,
     copies: Copies,
     faults: Vec<Entry>,
+    ordered: Vec<Ordered>,
     /// Memory that only the end of its context freed.
     leaks: Vec<Leak>,
     /// What the last refused call was told.
@@ -88,6 +98,17 @@ impl Journal {
 
     pub fn filled(&mut self, bytes: u64) {
         self.copies.memset += bytes;
+    }
+
+    /// The call under way is made to fail.
+    pub fn ordered(&mut self, name: &'static str, code: u32) {
+        if self.ordered.len() < KEPT {
+            self.ordered.push(Ordered { name, code, call: self.calls });
+        }
+    }
+
+    pub fn forget_ordered(&mut self) {
+        self.ordered.clear();
     }
 
     /// The end of a context frees this block.
@@ -133,6 +154,8 @@ struct Report<'a> {
     kernels: BTreeMap<&'a str, KernelReport<'a>>,
     copied_bytes: &'a Copies,
     faults: &'a [Entry],
+    /// Faults to order that have happened.
+    ordered: &'a [Ordered],
     last_error: &'a str,
     living: BTreeMap<&'static str, usize>,
     leaks: Vec<Leak>,
@@ -178,6 +201,7 @@ impl State {
             kernels: kernels.collect(),
             copied_bytes: &journal.copies,
             faults: &journal.faults,
+            ordered: &journal.ordered,
             last_error: &journal.last_error,
             living: self.living(),
             leaks,

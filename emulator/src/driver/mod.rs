@@ -323,6 +323,7 @@ fn begin(call: &mut Call, name: &'static str, needs: Needs) -> Answer {
     // The emulator's own functions are no driver's: else the one that takes faults back might fail.
     let own = name.starts_with("orthant_");
     if let Some(code) = (!own).then(|| call.settings.plan.call(name)).flatten() {
+        call.journal.ordered(name, code);
         if codes::STICKY.contains(&code) && call.contexts.get(call.context).is_some() {
             let text = format!("{name} was made to fail");
             let context = call.context;

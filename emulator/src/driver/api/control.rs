@@ -46,13 +46,14 @@ pub extern "C" fn orthant_emulator_inject(name: Text, nth: u64, code: u32) -> u3
     })
 }
 
-/// Takes back all faults that were ordered and have not happened.
+/// Takes back all faults that were ordered and have not happened, and forgets those that have.
 // SAFETY: as above.
 #[unsafe(no_mangle)]
 pub extern "C" fn orthant_emulator_forget_faults() -> u32 {
     entry("orthant_emulator_forget_faults", Needs::Nothing, |call| {
         call.settings.plan = Default::default();
         call.settings.flips.clear();
+        call.journal.forget_ordered();
         Ok(())
     })
 }
