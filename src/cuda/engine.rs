@@ -584,7 +584,9 @@ fn allocate(
     which: usize,
 ) -> Result<DeviceBuffer> {
     let failed = match DeviceBuffer::new(context, wanted[which]) {
-        Err(Error::Driver { code: api::OUT_OF_MEMORY, .. }) => wanted[which..].iter().sum::<usize>() as u64,
+        Err(Error::Driver { code: api::OUT_OF_MEMORY, call: "cuMemAlloc_v2", .. }) => {
+            wanted[which..].iter().sum::<usize>() as u64
+        }
         answer => return answer,
     };
     let free = context.memory().map_or(0, |(free, _)| free);
