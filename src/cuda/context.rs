@@ -35,13 +35,14 @@ unsafe impl<T> Send for Handle<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for Handle<T> {}
 
-/// While it lives, a context is the calling thread's current one; then the one before is again.
-pub(crate) struct Current(bool);
+/// While it lives, a context is the calling thread's current one; then the one before is again. None if it was before.
+pub(crate) struct Current(Option<CUcontext>);
 
 impl Drop for Current {
     fn drop(&mut self) {
-        if self.0 {
-            // A failure leaves our context current, which changes nothing for callers that set their own.
+        let Some(ours) = self.0 else { return };
+        // The caller's context must be current again, unless ours is gone already in spite of the error.
+        if api::pop_context().is_err() && api::current_context() == Ok(ours) {
             let _ = api::pop_context();
         }
     }
@@ -130,11 +131,19 @@ impl Context {
 
     /// Makes it the thread's current context for a while.
     pub(crate) fn enter(&self) -> Answer<Current> {
-        if api::current_context()? == self.raw() {
-            return Ok(Current(false));
+        // Where the question fails, the answer is not needed.
+        if api::current_context() == Ok(self.raw()) {
+            return Ok(Current(None));
         }
         api::push_context(self.raw())?;
-        Ok(Current(true))
+        Ok(Current(Some(self.raw())))
+    }
+
+    /// Gives something back. Nobody is left to tell of an error.
+    fn give_back(&self, call: impl FnOnce() -> Answer<()>) {
+        // What is not given back stays as long as the context: so a second try, and then without.
+        let _current = self.enter().or_else(|_| self.enter());
+        let _ = call();
     }
 
     /// Calls of the driver in this context, with its error as the crate's.
@@ -163,11 +172,10 @@ impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(kernels) = self.kernels.take() {
             // Modules go with their context; one that is alive needs to be current for that.
-            let pushed = api::push_context(self.raw.0).is_ok();
+            let ours = self.raw.0;
+            let pushed = api::push_context(ours).or_else(|_| api::push_context(ours)).is_ok();
             drop(kernels);
-            if pushed {
-                let _ = api::pop_context();
-            }
+            drop(Current(pushed.then_some(ours)));
         }
         if self.owned {
             // Nobody is left to tell.
@@ -278,7 +286,7 @@ impl Stream {
 impl Drop for InnerStream {
     fn drop(&mut self) {
         if self.owned {
-            let _ = self.context.run("", || api::destroy_stream(self.raw.0));
+            self.context.give_back(|| api::destroy_stream(self.raw.0));
         }
     }
 }
@@ -339,7 +347,7 @@ impl Event {
 
 impl Drop for Event {
     fn drop(&mut self) {
-        let _ = self.context.run("", || api::destroy_event(self.raw()));
+        self.context.give_back(|| api::destroy_event(self.raw()));
     }
 }
 
@@ -405,7 +413,7 @@ impl DeviceBuffer {
 impl Drop for DeviceBuffer {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            let _ = self.context.run("", || api::free(self.address));
+            self.context.give_back(|| api::free(self.address));
         }
     }
 }
@@ -449,7 +457,7 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        let _ = self.context.run("", || api::free_pinned(self.address.0));
+        self.context.give_back(|| api::free_pinned(self.address.0));
     }
 }
 
@@ -504,6 +512,6 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        let _ = self.context.run("", || api::destroy_exec(self.raw.0));
+        self.context.give_back(|| api::destroy_exec(self.raw.0));
     }
 }

@@ -131,7 +131,7 @@ fn device_info(ordinal: c_int) -> std::result::Result<DeviceInfo, String> {
     let mut name = [0 as c_char; 256];
     check("cuDeviceGetName", unsafe { sys::cuDeviceGetName(name.as_mut_ptr(), 256, device) })?;
     let mut memory = 0;
-    check("cuDeviceTotalMem", unsafe { sys::cuDeviceTotalMem_v2(&mut memory, device) })?;
+    check("cuDeviceTotalMem_v2", unsafe { sys::cuDeviceTotalMem_v2(&mut memory, device) })?;
     let attribute = |which| {
         let mut value = 0;
         let result = unsafe { sys::cuDeviceGetAttribute(&mut value, which, device) };

@@ -87,6 +87,8 @@ pub(crate) fn check_tensor(
 ) -> Result<()> {
     let Some(last) = tensor.runs().last().map(|run| run.end - 1) else { return Ok(()) };
     let refuse = |reason: String| Err(Error::parameter(parameter, format!("{role} {reason}")));
+    // An address that the driver does not know is an invalid value; every other error is about something else.
+    const UNKNOWN_ADDRESS: u32 = 1;
     for address in [tensor.address(), last] {
         let found = context.run("looking at an address", || {
             Ok((api::is_device_memory(address), api::device_of_pointer(address)))
@@ -96,7 +98,7 @@ pub(crate) fn check_tensor(
             (Ok(true), Ok(ordinal)) => {
                 return refuse(format!("lies on card {ordinal}, and steps run on {}", context.device()));
             }
-            (Err(fault), _) | (_, Err(fault)) if fault.is_sticky() => {
+            (Err(fault), _) | (_, Err(fault)) if fault.code != UNKNOWN_ADDRESS => {
                 return Err(context.error("looking at an address", fault));
             }
             _ => return refuse(format!("is no device memory at address {address:#x}")),
