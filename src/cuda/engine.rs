@@ -431,8 +431,8 @@ impl Engine {
     }
 
     /// Other work of ours was given to a stream: what it uses has to outlive it.
-    pub fn remember(&mut self, stream: CUstream) {
-        self.journal.submit(false, stream);
+    pub fn remember(&mut self, stream: &Stream) {
+        self.streams.given(stream);
     }
 
     /// Waits until everything that was given is done.

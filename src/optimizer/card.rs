@@ -116,7 +116,7 @@ impl Card {
             Error::Step(reason.into())
         })?;
         accumulation.run(stream.raw(), scale, first)?;
-        self.engine.remember(stream.raw());
+        self.engine.remember(stream);
         Ok(())
     }
 
