@@ -40,9 +40,10 @@ __device__ __forceinline__ void copy_by_warp(T &to, const T &from) {
     __syncwarp();
 }
 
-// 256 sums pairwise, for a block of 256 threads; thread 0 has the total.
+// The sums of the first 256 threads pairwise; every thread of the block calls it and has the total.
 __device__ __forceinline__ double total_of_lanes(double *shared, double mine) {
-    shared[threadIdx.x] = mine;
+    __syncthreads();
+    if (threadIdx.x < LANES) shared[threadIdx.x] = mine;
     __syncthreads();
     for (u32 distance = LANES / 2; distance > 0; distance /= 2) {
         if (threadIdx.x < distance) shared[threadIdx.x] = __dadd_rn(shared[threadIdx.x], shared[threadIdx.x + distance]);

@@ -101,42 +101,93 @@ extern "C" __global__ void __launch_bounds__(THREADS, 7) scan(const Matrix *matr
     }
 }
 
-// A block of 256 threads for each matrix: its blocks added by 256 lanes, then the lanes pairwise.
+// What the blocks of a matrix amount to so far.
+struct Sum {
+    float largest, held;
+    u64 bad, bad_previous;
+
+    __device__ __forceinline__ void take(const Found &f, u64 start) {
+        largest = fmaxf(largest, f.largest), held = fmaxf(held, f.held);
+        if (f.bad != NOWHERE) bad = min(bad, start + f.bad);
+        if (f.bad_previous != NOWHERE) bad_previous = min(bad_previous, start + f.bad_previous);
+    }
+
+    __device__ __forceinline__ void over_warp() {
+        largest = most(largest), held = most(held);
+        for (u32 d = 16; d > 0; d /= 2) {
+            bad = min(bad, __shfl_xor_sync(~0u, bad, d));
+            bad_previous = min(bad_previous, __shfl_xor_sync(~0u, bad_previous, d));
+        }
+    }
+};
+
+const u32 WARPS = LANES / 32;
+const u32 FEW = 2048;  // blocks of a matrix that a warp adds up; more take all warps
+
+// 256 lanes add the blocks of each matrix up, lane l those numbered l, l + 256, ..., then the lanes pairwise. A warp does it
+// for a matrix with few blocks, 8 lanes a thread: a set of 10,000 small tensors is some 10,000 additions and nothing to wait
+// for. A block of 256 threads does it for one with many.
 extern "C" __global__ void __launch_bounds__(LANES) gather(const Matrix *matrices, u32 count, const Found *found,
                                                            Gathered *out) {
     __shared__ double sums[LANES];
-    __shared__ u32 largest, held;
-    __shared__ u64 bad, bad_previous;
-    for (u32 i = blockIdx.x; i < count; i += gridDim.x) {
-        const Matrix &m = matrices[i];
-        __syncthreads();
-        if (threadIdx.x == 0) largest = held = 0, bad = bad_previous = ~0ull;
-        __syncthreads();
-        double sum = 0.0;
-        float most = 0.0f, sums_held = 0.0f;
-        u64 first = ~0ull, first_previous = ~0ull;
-#pragma unroll 4
-        for (u32 t = threadIdx.x; t < m.tasks; t += LANES) {
-            const Found f = found[m.first_task + t];
-            sum = __dadd_rn(sum, f.squares);
-            most = fmaxf(most, f.largest), sums_held = fmaxf(sums_held, f.held);
-            const u64 start = m.offset + t * BLOCK;
-            if (f.bad != NOWHERE) first = min(first, start + f.bad);
-            if (f.bad_previous != NOWHERE) first_previous = min(first_previous, start + f.bad_previous);
+    __shared__ Sum of_warps[WARPS];
+    const u32 warp = threadIdx.x / 32;
+    for (u32 base = blockIdx.x * WARPS; base < count; base += gridDim.x * WARPS) {
+        const u32 own = base + warp;
+        if (own < count && matrices[own].tasks <= FEW) {
+            const u32 first = matrices[own].first_task, tasks = matrices[own].tasks;
+            const u64 offset = matrices[own].offset;
+            double lanes[WARPS] = {};
+            Sum sum = {0.0f, 0.0f, ~0ull, ~0ull};
+            for (u32 from = 0; from < tasks; from += LANES)
+#pragma unroll
+                for (u32 k = 0; k < WARPS; k++) {
+                    const u32 t = from + 32 * k + lane_id();
+                    if (t >= tasks) continue;
+                    const Found f = found[first + t];
+                    lanes[k] = __dadd_rn(lanes[k], f.squares);
+                    sum.take(f, offset + t * BLOCK);
+                }
+#pragma unroll
+            for (u32 distance = WARPS / 2; distance > 0; distance /= 2)
+#pragma unroll
+                for (u32 k = 0; k < distance; k++) lanes[k] = __dadd_rn(lanes[k], lanes[k + distance]);
+            for (u32 d = 16; d > 0; d /= 2) lanes[0] = __dadd_rn(lanes[0], __shfl_xor_sync(~0u, lanes[0], d));
+            sum.over_warp();
+            if (lane_id() == 0) out[own] = {lanes[0], sum.largest, sum.held, sum.bad, sum.bad_previous};
         }
-        // Floats that are not negative are ordered as their bits are.
-        atomicMax(&largest, __float_as_uint(most));
-        atomicMax(&held, __float_as_uint(sums_held));
-        if (first != ~0ull) atomicMin(&bad, first);
-        if (first_previous != ~0ull) atomicMin(&bad_previous, first_previous);
-        const double total = total_of_lanes(sums, sum);
-        if (threadIdx.x == 0)
-            out[i] = {total, __uint_as_float(largest), __uint_as_float(held), bad, bad_previous};
+        for (u32 i = base; i < base + WARPS && i < count; i++) {
+            const u32 first = matrices[i].first_task, tasks = matrices[i].tasks;
+            if (tasks <= FEW) continue;
+            const u64 offset = matrices[i].offset;
+            double lane = 0.0;
+            Sum sum = {0.0f, 0.0f, ~0ull, ~0ull};
+#pragma unroll 8
+            for (u32 t = threadIdx.x; t < tasks; t += LANES) {
+                const Found f = found[first + t];
+                lane = __dadd_rn(lane, f.squares);
+                sum.take(f, offset + t * BLOCK);
+            }
+            sum.over_warp();
+            if (lane_id() == 0) of_warps[warp] = sum;
+            const double total = total_of_lanes(sums, lane);
+            if (threadIdx.x == 0) {
+                for (u32 w = 1; w < WARPS; w++) {
+                    const Sum &other = of_warps[w];
+                    sum.largest = fmaxf(sum.largest, other.largest), sum.held = fmaxf(sum.held, other.held);
+                    sum.bad = min(sum.bad, other.bad), sum.bad_previous = min(sum.bad_previous, other.bad_previous);
+                }
+                out[i] = {total, sum.largest, sum.held, sum.bad, sum.bad_previous};
+            }
+            __syncthreads();
+        }
     }
 }
 
-// The step's decision, by one block of 256 threads.
-extern "C" __global__ void __launch_bounds__(LANES) decide(const Matrix *matrices, u32 count, const Gathered *gathered,
+const u32 DECIDERS = 1024;
+
+// The step's decision, by one block of 1,024 threads.
+extern "C" __global__ void __launch_bounds__(DECIDERS) decide(const Matrix *matrices, u32 count, const Gathered *gathered,
                                                            const Range *parameters, u32 parameter_count,
                                                            const Control *control, Status *status) {
     const Group *groups = (const Group *)(control + 1);
@@ -145,11 +196,12 @@ extern "C" __global__ void __launch_bounds__(LANES) decide(const Matrix *matrice
     if (threadIdx.x == 0) bad_parameter = large_parameter = NOWHERE;
     __syncthreads();
     double sum = 0.0;
+    if (threadIdx.x < LANES)
+#pragma unroll 8
+        for (u32 i = threadIdx.x; i < count; i += LANES) sum = __dadd_rn(sum, gathered[i].squares);
 #pragma unroll 4
-    for (u32 i = threadIdx.x; i < count; i += LANES) {
-        sum = __dadd_rn(sum, gathered[i].squares);
+    for (u32 i = threadIdx.x; i < count; i += DECIDERS)
         if (gathered[i].bad != ~0ull || gathered[i].bad_previous != ~0ull) atomicMin(&bad_parameter, matrices[i].parameter);
-    }
     const double total = total_of_lanes(sums, sum);
     const double norm = __ddiv_rn(__dsqrt_rn(total), control->loss_scale);
     double clip = 1.0;
@@ -171,7 +223,8 @@ extern "C" __global__ void __launch_bounds__(LANES) decide(const Matrix *matrice
     };
     double value = 0.0, limit = 0.0;
     if (control->scans)
-        for (u32 p = threadIdx.x; p < parameter_count; p += LANES)
+#pragma unroll 4
+        for (u32 p = threadIdx.x; p < parameter_count; p += DECIDERS)
             if (!room(p, value, limit)) atomicMin(&large_parameter, p);
     __syncthreads();
     if (threadIdx.x > 0) return;

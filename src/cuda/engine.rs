@@ -372,7 +372,7 @@ impl Engine {
             ];
             kernels.scan.launch(stream, blocks, arguments)?;
             let arguments = &mut [matrices.into(), t.matrix_count.into(), found.into(), gathered.into()];
-            kernels.gather.launch(stream, t.matrix_count.min(kernels.gather.resident), arguments)?;
+            kernels.gather.launch(stream, t.matrix_count.div_ceil(8).min(kernels.gather.resident), arguments)?;
             let arguments = &mut [
                 matrices.into(),
                 t.matrix_count.into(),

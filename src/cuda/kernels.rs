@@ -73,7 +73,7 @@ impl Kernels {
             radii: of(&elementwise, "radii", 256)?,
             scan: of(&scan, "scan", 128)?,
             gather: of(&scan, "gather", 256)?,
-            decide: of(&scan, "decide", 256)?,
+            decide: of(&scan, "decide", 1024)?,
             accumulate: of(&accumulate, "accumulate", 128)?,
             loaded,
             _modules: vec![elementwise, scan, accumulate],

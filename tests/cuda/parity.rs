@@ -233,3 +233,11 @@ fn clipping_loss_scale_and_the_scan_have_the_reference_bits() {
         }
     }
 }
+
+/// More blocks than one warp adds up, and sums over several matrices.
+#[test]
+fn the_norm_of_a_large_matrix() {
+    let shapes = [vec![2900, 2923], vec![3, 70, 70], vec![5]];
+    compare(&config_with("max_grad_norm = 1.0", RULES[8], ""), Dtype::Bf16, Dtype::Bf16, &shapes, 1, 1);
+    compare(&config_with("max_grad_norm = 1.0", RULES[14], ""), Dtype::Bf16, Dtype::Bf16, &shapes[..1], 1, 1);
+}
