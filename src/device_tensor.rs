@@ -118,7 +118,7 @@ impl DeviceTensor {
                 })
                 .collect(),
             _ if self.numel() == 0 => vec![],
-            _ => vec![self.address..self.address + self.numel() as u64 * size],
+            _ => std::iter::once(self.address..self.address + self.numel() as u64 * size).collect(),
         }
     }
 }

@@ -121,6 +121,15 @@ impl Context {
         self.enter().map(std::mem::forget).map_err(|fault| self.error("making the context current", fault))
     }
 
+    /// The embedded kernels that this card takes: their architecture, and whether they are machine code rather than PTX that
+    /// the driver compiles. Loads them.
+    ///
+    /// # Errors
+    /// That none are taken; what the driver says.
+    pub fn kernel_image(&self) -> Result<(&'static str, bool)> {
+        Ok(self.kernels()?.loaded)
+    }
+
     pub(crate) fn raw(&self) -> CUcontext {
         self.0.raw.0
     }
@@ -444,7 +453,7 @@ impl Pinned {
 
     /// The words from `byte` on, each as it is at some moment during the call.
     pub fn words<const N: usize>(&self, byte: usize) -> [u64; N] {
-        debug_assert!(byte % 8 == 0 && byte + 8 * N <= self.bytes);
+        debug_assert!(byte.is_multiple_of(8) && byte + 8 * N <= self.bytes);
         std::array::from_fn(|i| api::read_word(self.at(byte + 8 * i).cast_const().cast()))
     }
 

@@ -270,7 +270,7 @@ impl Card {
             _ => return Ok(StepReport { applied: true, ..report }),
         };
         match self.options.nonfinite {
-            NonFinite::Skip => Ok(StepReport { non_finite: Some(name()), ..report }),
+            NonFinite::Skip => Ok(StepReport { non_finite: Some(name()), updated: 0, ..report }),
             _ => Err(refused),
         }
     }
@@ -428,14 +428,11 @@ fn check_places(context: &Context, parameters: &[Parameter], on_host: bool) -> R
                 Some(AnyTensor::Device(tensor)) if !on_host => {
                     check_tensor(context, &parameter.name, role, tensor)?
                 }
-                Some(AnyTensor::Host(tensor)) if on_host => {
-                    if tensor.dtype() == Dtype::F64 {
-                        return Err(Error::parameter(
-                            &parameter.name,
-                            format!("{role} is stored in f64; cards take f32"),
-                        ));
-                    }
+                Some(AnyTensor::Host(tensor)) if on_host && tensor.dtype() == Dtype::F64 => {
+                    let reason = format!("{role} is stored in f64; cards take f32");
+                    return Err(Error::parameter(&parameter.name, reason));
                 }
+                Some(AnyTensor::Host(_)) if on_host => {}
                 Some(_) => {
                     let (here, others) = if on_host {
                         ("on a card", "in host memory")

@@ -150,6 +150,7 @@ impl Cpu {
                 Error::NonFiniteGradient { parameter, .. } | Error::GradientOverflow { parameter, .. },
             ) => {
                 report.non_finite = Some(parameter);
+                report.updated = 0;
                 self.skipped += 1;
                 Ok(report)
             }

@@ -175,7 +175,7 @@ fn misuse_of_a_running_optimizer_changes_nothing() {
         ("a parameter as gradient", Box::new(|o| {
             let data = o.parameters().find(|(name, _)| *name == "b").expect("registered").1.clone();
             o.rebind_gradients([("a", None), ("b", Some(data))])
-        }), &["`b`", "storage of a parameter"]),
+        }), &["`b`", "storage of parameter `b`"]),
         ("previous gradient of another shape", Box::new(|o| o.rebind_previous_gradients([("f", Some(f32s(&[5])))])), &["`f`", "previous gradient"]),
         ("no such checkpoint", Box::new(|o| o.load("/nonexistent/state")), &["/nonexistent/state", "cannot be read"]),
         ("no such folder", Box::new(|o| o.save("/nonexistent/state")), &["/nonexistent", "No such file"]),
