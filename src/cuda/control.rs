@@ -176,9 +176,12 @@ impl Journal {
         while self.seen < done {
             let step = self.seen + 1;
             let at = RING + ((step - 1) % ENTRIES) as usize * size_of::<Entry>();
+            // The seal is written last, so it is read first.
+            let [seal] = self.pinned.words(at + std::mem::offset_of!(Entry, seal));
+            std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
             let words: [u64; size_of::<Entry>() / 8] = self.pinned.words(at);
             let entry: Entry = bytemuck::cast(words);
-            if entry.step == step && entry.seal == step {
+            if entry.step == step && seal == step {
                 out.push(Outcome::Known(entry));
             } else if entry.step > step {
                 out.push(Outcome::Forgotten);

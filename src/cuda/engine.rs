@@ -308,8 +308,8 @@ impl Engine {
     }
 
     /// Gives a step, or a group's part of one, to a stream. In a stream that is being captured it becomes a part of that
-    /// graph, without the host's writes, which are a call of their own then.
-    pub fn submit(&mut self, part: Part, stream: &Stream) -> Result<()> {
+    /// graph, without the host's writes, which are a call of their own then. Returns whether it is.
+    pub fn submit(&mut self, part: Part, stream: &Stream) -> Result<bool> {
         self.check()?;
         let during = format!("step {}", self.journal.submitted() + 1);
         let capturing = self.note(hot(&self.context, stream, &during, || api::is_capturing(stream.raw())))?;
@@ -317,19 +317,19 @@ impl Engine {
             let kernels_loaded = self.context.kernels().map(drop);
             self.note(kernels_loaded)?;
             let given = self.context.run(&during, || self.enqueue(part, stream.raw()));
-            return self.note(given);
+            return self.note(given).map(|()| true);
         }
         self.prepare_graph(part, &during)?;
         self.publish(Some(part), stream)?;
         let index = index_of(part);
-        let Some(graph) = self.graphs[index].as_ref().map(Graph::raw) else { return Ok(()) };
+        let Some(graph) = self.graphs[index].as_ref().map(Graph::raw) else { return Ok(false) };
         // One call: either all of the step is given, or nothing is.
         self.note(hot(&self.context, stream, &during, || api::launch_graph(graph, stream.raw())))?;
         self.streams.given(stream);
         if part == Part::All {
             self.journal.submit();
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Captures what a step does.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::builder::Parameter;
 use super::{AnyTensor, NonFinite, Step, StepOptions, StepReport};
 use crate::algorithm::Slot;
-use crate::cuda::table::{Entry, NON_FINITE, OVERFLOW};
+use crate::cuda::table::{ENTRIES, Entry, NON_FINITE, OVERFLOW};
 use crate::cuda::{
     Accumulation, Buffer, Context, DeviceBuffer, Engine, Event, Outcome, Part, Stream, check_tensor,
 };
@@ -29,10 +29,14 @@ pub(super) struct Card {
     /// Whether each parameter has been given a step.
     started: Vec<bool>,
     accumulation: Option<Accumulation>,
-    outcomes: VecDeque<Outcome>,
+    /// Of steps that are done: reports and refusals that nobody was told of, the oldest first.
+    outcomes: VecDeque<Result<StepReport>>,
     options: StepOptions,
-    /// The counts of a step's report, for those that are reported later.
+    /// What is known beforehand of steps whose outcome is not known, the oldest first.
+    given: VecDeque<StepReport>,
+    /// The same of the latest step: for replays of a caller's graph, of which nobody says that they were given.
     latest: StepReport,
+    captured: bool,
 }
 
 #[derive(Debug, Default)]
@@ -71,7 +75,9 @@ impl Card {
             accumulation: None,
             outcomes: VecDeque::new(),
             options: *options,
+            given: VecDeque::new(),
             latest: StepReport::default(),
+            captured: false,
         };
         if on_host {
             for (i, parameter) in parameters.iter().enumerate() {
@@ -172,25 +178,30 @@ impl Card {
     }
 
     pub fn step(&mut self, step: &Step<'_>, report: StepReport) -> Result<StepReport> {
-        self.latest = report.clone();
         if !self.on_host {
             let stream = self.stream.clone().ok_or_else(|| {
                 let reason = "step: tensors lie on the card; name the stream, with the builder's `stream` or `step_on`";
                 Error::Step(reason.into())
             })?;
-            self.submit(step, Part::All, &stream)?;
+            self.submit(step, Part::All, &stream, report.clone())?;
             return Ok(StepReport { pending: true, ..report });
         }
         self.step_host(step, report)
     }
 
     /// Gives a step, or a part of one, to a stream. The error of a refused step before comes first.
-    pub fn submit(&mut self, step: &Step<'_>, part: Part, stream: &Stream) -> Result<()> {
+    pub fn submit(&mut self, step: &Step<'_>, part: Part, stream: &Stream, report: StepReport) -> Result<()> {
         self.collect();
+        if self.given.len() as u64 >= ENTRIES {
+            // The card's ring would forget what became of the first.
+            self.engine.wait()?;
+            self.collect();
+        }
         if let Some(error) = self.next_refusal() {
             return Err(error);
         }
-        self.engine.submit(part, stream)?;
+        let captured = self.engine.submit(part, stream)?;
+        self.note_given(part, captured, report);
         for &i in step.present {
             let concerned = match part {
                 Part::All => true,
@@ -215,22 +226,23 @@ impl Card {
         }
         let stream = self.engine.stream().clone();
         self.engine.submit(Part::All, &stream)?;
+        self.note_given(Part::All, false, report);
         // From here on an error leaves the card ahead of the host.
-        let finished = self.finish_host(step, report);
+        let finished = self.finish_host(step);
         match finished {
             Err(error @ Error::Driver { .. }) => Err(self.engine.abandon(error)),
             finished => finished,
         }
     }
 
-    fn finish_host(&mut self, step: &Step<'_>, report: StepReport) -> Result<StepReport> {
+    fn finish_host(&mut self, step: &Step<'_>) -> Result<StepReport> {
         self.engine.wait()?;
         self.collect();
-        let Some(Outcome::Known(entry)) = self.outcomes.pop_back() else {
+        let Some(outcome) = self.outcomes.pop_back() else {
             return Err(Error::Step("step: the card did not say what became of it".into()));
         };
         self.outcomes.clear();
-        let report = self.conclude(&entry, report)?;
+        let report = outcome?;
         if report.applied {
             let read = |&i: &usize| {
                 let parameter = &step.parameters[i];
@@ -251,18 +263,20 @@ impl Card {
 
     /// The report of a step that is done, or the error that it was refused with.
     fn conclude(&self, entry: &Entry, report: StepReport) -> Result<StepReport> {
-        let grad_norm = self.options.max_grad_norm.map(|_| entry.norm);
+        let grad_norm = report.grad_norm.map(|_| entry.norm);
+        // Steps that are refused under `error` do not count: the next has their number.
+        let number = if self.options.nonfinite == NonFinite::Skip { entry.step } else { entry.applied + 1 };
         let report = StepReport { grad_norm, pending: false, ..report };
         let name = || self.names.get(entry.parameter as usize).cloned().unwrap_or_default();
         let refused = match entry.verdict {
             NON_FINITE => Error::NonFiniteGradient {
-                step: entry.step,
+                step: number,
                 parameter: name(),
                 index: entry.index as usize,
                 value: entry.bad.to_string(),
             },
             OVERFLOW => Error::GradientOverflow {
-                step: entry.step,
+                step: number,
                 parameter: name(),
                 value: entry.value,
                 limit: entry.limit,
@@ -275,36 +289,50 @@ impl Card {
         }
     }
 
-    fn collect(&mut self) {
-        let news = self.engine.outcomes();
-        self.outcomes.extend(news);
+    /// What a whole step's report will say is kept until its outcome is known.
+    fn note_given(&mut self, part: Part, captured: bool, report: StepReport) {
+        if part != Part::All {
+            return;
+        }
+        // The value is the card's to tell.
+        let grad_norm = self.options.max_grad_norm.map(|_| 0.0);
+        self.latest = StepReport { grad_norm, ..report };
+        self.captured |= captured;
+        if !captured {
+            self.given.push_back(self.latest.clone());
+        }
     }
 
-    /// The next refusal among the outcomes, which are kept but for it.
+    fn collect(&mut self) {
+        for outcome in self.engine.outcomes() {
+            // Replays come in between: which step is whose is not known then.
+            let given = self.given.pop_front().filter(|_| !self.captured);
+            if let Outcome::Known(entry) = outcome {
+                let outcome = self.conclude(&entry, given.unwrap_or_else(|| self.latest.clone()));
+                self.outcomes.push_back(outcome);
+            }
+        }
+        while self.outcomes.len() as u64 > ENTRIES {
+            // Refusals are the last that may be forgotten.
+            let at = self.outcomes.iter().position(Result::is_ok).unwrap_or(1);
+            self.outcomes.remove(at);
+        }
+    }
+
+    /// The first refusal that nobody was told of.
     fn next_refusal(&mut self) -> Option<Error> {
-        let refusal = |outcome: &Outcome| match outcome {
-            Outcome::Known(entry) => self.conclude(entry, StepReport::default()).err(),
-            Outcome::Forgotten => None,
-        };
-        let at = self.outcomes.iter().position(|outcome| refusal(outcome).is_some())?;
-        let error = refusal(&self.outcomes[at]);
-        self.outcomes.remove(at);
-        error
+        let at = self.outcomes.iter().position(Result::is_err)?;
+        self.outcomes.remove(at)?.err()
     }
 
     /// Reports of the steps that are done and were not reported before; the error of the first that was refused, alone.
     pub fn status(&mut self) -> Result<Vec<StepReport>> {
         self.engine.check()?;
         self.collect();
-        if let Some(error) = self.next_refusal() {
-            return Err(error);
+        match self.next_refusal() {
+            Some(error) => Err(error),
+            None => self.outcomes.drain(..).collect(),
         }
-        let known = self.outcomes.drain(..).collect::<Vec<_>>();
-        let known = known.iter().filter_map(|outcome| match outcome {
-            Outcome::Known(entry) => self.conclude(entry, self.latest.clone()).ok(),
-            Outcome::Forgotten => None,
-        });
-        Ok(known.collect())
     }
 
     pub fn engine(&self) -> &Engine {
@@ -515,8 +543,7 @@ impl super::Optimizer {
                 "step_on: the stream belongs to another context than the optimizer".into(),
             ));
         }
-        card.latest = report;
-        card.submit(&step, part, stream)
+        card.submit(&step, part, stream, report)
     }
 
     /// Sends changed hyperparameters and bindings to the card, in the stream's order: before a replay of a graph that a step
