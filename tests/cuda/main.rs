@@ -10,6 +10,7 @@ mod fixture;
 mod graphs;
 mod noise;
 mod parity;
+mod refusal;
 mod wild;
 
 use std::sync::LazyLock;
