@@ -139,9 +139,17 @@ pub struct Optimizer {
     parameters: Vec<Parameter>,
     backend: Backend,
     /// The extrapolated points, while the parameter buffers show the iterates.
-    shelved: HashMap<usize, Storage>,
+    shelved: HashMap<usize, Shelf>,
     /// Micro-batches since the last step.
     micro_batches: usize,
+}
+
+/// What a parameter's buffer held before it was to show the iterate.
+#[derive(Debug)]
+struct Shelf {
+    values: Storage,
+    /// Whether it shows all of the iterate.
+    done: bool,
 }
 
 impl Optimizer {
@@ -177,6 +185,7 @@ impl Optimizer {
 
     /// What can be said of a step beforehand: parameters with a gradient, and the report so far.
     fn check_step(&self) -> Result<(Vec<usize>, StepReport)> {
+        self.check_device()?;
         if !self.shelved.is_empty() {
             return Err(Error::Step(
                 "step: the buffers show the iterates (eval_point); call train_point first".into(),
@@ -239,8 +248,8 @@ impl Optimizer {
     /// An unknown group, or a value outside the legal interval; nothing changes then.
     pub fn set_lr(&mut self, group: &str, lr: f64) -> Result<()> {
         let i = self.find_group(group)?;
-        self.hyper[i] = Hyperparameters::checked(&self.plan.groups[i], lr, self.hyper[i].weight_decay)?;
-        self.control_changed()
+        let hyper = Hyperparameters::checked(&self.plan.groups[i], lr, self.hyper[i].weight_decay)?;
+        self.set_hyper(i, hyper)
     }
 
     /// Sets a group's weight decay from the next step on.
@@ -249,7 +258,13 @@ impl Optimizer {
     /// An unknown group, or a value outside the legal interval; nothing changes then.
     pub fn set_weight_decay(&mut self, group: &str, weight_decay: f64) -> Result<()> {
         let i = self.find_group(group)?;
-        self.hyper[i] = Hyperparameters::checked(&self.plan.groups[i], self.hyper[i].lr, weight_decay)?;
+        let hyper = Hyperparameters::checked(&self.plan.groups[i], self.hyper[i].lr, weight_decay)?;
+        self.set_hyper(i, hyper)
+    }
+
+    fn set_hyper(&mut self, group: usize, hyper: Hyperparameters) -> Result<()> {
+        self.check_device()?;
+        self.hyper[group] = hyper;
         self.control_changed()
     }
 
@@ -272,10 +287,10 @@ impl Optimizer {
         }
         changed.validate()?;
         Hyperparameters::checked(&changed, self.hyper[i].lr, self.hyper[i].weight_decay)?;
-        self.plan.groups[i] = changed;
-        let rebound =
-            on_backend!(&mut self.backend, backend => backend.regroup(&self.plan, &self.parameters));
-        rebound.and_then(|()| self.control_changed())
+        let before = std::mem::replace(&mut self.plan.groups[i], changed);
+        on_backend!(&mut self.backend, backend => backend.regroup(&self.plan, &self.parameters))
+            .inspect_err(|_| self.plan.groups[i] = before)?;
+        self.control_changed()
     }
 
     /// Sets the global norm that gradients are clipped to from the next step on, or that they are not.
@@ -285,6 +300,7 @@ impl Optimizer {
     pub fn set_max_grad_norm(&mut self, max: Option<f64>) -> Result<()> {
         let options = StepOptions { max_grad_norm: max, ..self.options };
         options.validate()?;
+        self.check_device()?;
         self.options = options;
         self.control_changed()
     }
@@ -296,6 +312,7 @@ impl Optimizer {
     pub fn set_loss_scale(&mut self, loss_scale: f64) -> Result<()> {
         let options = StepOptions { loss_scale, ..self.options };
         options.validate()?;
+        self.check_device()?;
         self.options = options;
         self.control_changed()
     }
@@ -303,6 +320,15 @@ impl Optimizer {
     /// The loss scale that the next step divides out of the gradients.
     pub fn loss_scale(&self) -> f64 {
         self.options.loss_scale
+    }
+
+    /// The first error after which the card, or what is on it, is of no use.
+    fn check_device(&self) -> Result<()> {
+        match &self.backend {
+            Backend::Cpu(_) => Ok(()),
+            #[cfg(feature = "cuda")]
+            Backend::Card(card) => card.engine().check(),
+        }
     }
 
     /// Tells the backend of new hyperparameters or options.
@@ -453,16 +479,23 @@ impl Optimizer {
     /// # Errors
     /// What the card's driver says; [`train_point`](Self::train_point) then undoes what was done.
     pub fn eval_point(&mut self) -> Result<()> {
+        self.check_device()?;
         for i in 0..self.parameters.len() {
-            if self.shelved.contains_key(&i) {
+            // One that is shelved may not show its iterate, after an error.
+            if self.shelved.get(&i).is_some_and(|shelf| shelf.done) {
                 continue;
             }
             let Some(point) = self.slot(i, Slot::Point)? else { continue };
-            let shown = self.read(i)?;
-            let mut iterate = Storage::zeros(shown.dtype(), shown.len());
+            if !self.shelved.contains_key(&i) {
+                let values = self.read(i)?;
+                self.shelved.insert(i, Shelf { values, done: false });
+            }
+            let mut iterate = Storage::zeros(self.parameters[i].data.dtype(), point.len());
             copy_converted(&point, &mut iterate);
-            self.shelved.insert(i, shown);
             self.write(i, &iterate)?;
+            if let Some(shelf) = self.shelved.get_mut(&i) {
+                shelf.done = true;
+            }
         }
         Ok(())
     }
@@ -472,10 +505,15 @@ impl Optimizer {
     /// # Errors
     /// What the card's driver says; what is not back yet goes back with the next call.
     pub fn train_point(&mut self) -> Result<()> {
+        self.check_device()?;
         let shelved: Vec<usize> = self.shelved.keys().copied().collect();
         for i in shelved {
-            if let Some(y) = self.shelved.get(&i) {
-                self.write(i, y)?;
+            if let Some(shelf) = self.shelved.get_mut(&i) {
+                // Part of it may be back when the next call fails.
+                shelf.done = false;
+            }
+            if let Some(shelf) = self.shelved.get(&i) {
+                self.write(i, &shelf.values)?;
             }
             self.shelved.remove(&i);
         }
@@ -501,6 +539,7 @@ impl Optimizer {
     /// # Errors
     /// [`Error::File`] listing every damaged, missing, extra or unfitting entry; nothing changes then.
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        self.check_device()?;
         // `train_point` would put the points of another run beside the loaded state.
         if !self.shelved.is_empty() {
             let reason = "load: the buffers show the iterates (eval_point); call train_point first";

@@ -182,7 +182,7 @@ fn eval_point() -> (&'static str, Action) {
     // After an error, `train_point` undoes what was done.
     let eval = |w: &mut World| match w.with(0, |o| o.eval_point()) {
         Err(Stop::Optimizer(0, error)) if !matches!(error, orthant::Error::DeviceLost { .. }) => {
-            w.with(0, |o| o.train_point())?;
+            w.with(0, |o| o.train_point()).unwrap_or_else(|e| panic!("{e:?}"));
             Err(Stop::Optimizer(0, error))
         }
         answer => answer,
