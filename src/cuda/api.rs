@@ -85,6 +85,10 @@ const UNKNOWN: u32 = 999;
 pub(super) const NOT_READY: u32 = 600;
 pub(super) const OUT_OF_MEMORY: u32 = 2;
 
+pub(super) fn is_sticky(code: u32) -> bool {
+    STICKY.contains(&code) || code == UNKNOWN
+}
+
 impl Fault {
     /// The code's name.
     pub fn name(self) -> String {
@@ -112,7 +116,7 @@ impl Fault {
 
     /// Whether the context is of no use after it.
     pub fn is_sticky(self) -> bool {
-        STICKY.contains(&self.code) || self.code == UNKNOWN
+        is_sticky(self.code)
     }
 
     /// Whether it says that an image is for another card or driver, so that another image may do: invalid image, no binary

@@ -174,25 +174,11 @@ impl Engine {
     }
 
     /// What the driver answered, and, if the context is gone for it, so is this engine.
-    fn note<T>(&self, answer: Result<T>) -> Result<T> {
+    pub fn note<T>(&self, answer: Result<T>) -> Result<T> {
         if let Err(error @ Error::DeviceLost { .. }) = &answer {
             return Err(self.lost.get_or_init(|| error.clone()).clone());
         }
         answer
-    }
-
-    /// An error after which nobody knows what was done.
-    fn lose(&self, during: &str, fault: api::Fault) -> Error {
-        let error = Error::DeviceLost {
-            device: self.context.device().to_string(),
-            during: during.to_owned(),
-            call: fault.call,
-            name: fault.name(),
-            code: fault.code,
-            meaning: fault.meaning(),
-            consequence: LOST,
-        };
-        self.lost.get_or_init(|| error).clone()
     }
 
     /// An error that left the card ahead of the host: nothing more is done with it.
@@ -262,6 +248,7 @@ impl Engine {
         hyper: &[Hyperparameters],
         options: &StepOptions,
     ) -> Result<()> {
+        self.check()?;
         if options.decides() != self.decides {
             self.decides = options.decides();
             self.graphs.iter_mut().for_each(|graph| drop(graph.take()));
@@ -302,9 +289,8 @@ impl Engine {
     /// What is new, before a replay of somebody else's graph.
     pub fn write_control_for_replay(&mut self, stream: &Stream) -> Result<()> {
         self.check()?;
-        self.publish(None, stream)?;
         self.streams.given(stream);
-        Ok(())
+        self.publish(None, stream)
     }
 
     /// Gives a step, or a group's part of one, to a stream. In a stream that is being captured it becomes a part of that
@@ -316,7 +302,13 @@ impl Engine {
         if capturing {
             let kernels_loaded = self.context.kernels().map(drop);
             self.note(kernels_loaded)?;
+            // Replays of what the caller captures are on this stream, as far as anybody knows.
+            self.streams.given(stream);
             let given = self.context.run(&during, || self.enqueue(part, stream.raw()));
+            if given.is_err() {
+                // Part of a step must not become a graph: to wait for a stream ends its capture with an error.
+                let _ = self.context.run(&during, || api::synchronize_stream(stream.raw()));
+            }
             return self.note(given).map(|()| true);
         }
         self.prepare_graph(part, &during)?;
@@ -334,6 +326,7 @@ impl Engine {
 
     /// Captures what a step does.
     pub fn prepare_graph(&mut self, part: Part, during: &str) -> Result<()> {
+        self.check()?;
         if self.graphs[index_of(part)].is_some() {
             return Ok(());
         }
@@ -372,7 +365,11 @@ impl Engine {
             ];
             kernels.scan.launch(stream, blocks, arguments)?;
             let arguments = &mut [matrices.into(), t.matrix_count.into(), found.into(), gathered.into()];
-            kernels.gather.launch(stream, t.matrix_count.div_ceil(8).min(kernels.gather.resident), arguments)?;
+            kernels.gather.launch(
+                stream,
+                t.matrix_count.div_ceil(8).min(kernels.gather.resident),
+                arguments,
+            )?;
             let arguments = &mut [
                 matrices.into(),
                 t.matrix_count.into(),
@@ -437,11 +434,15 @@ impl Engine {
 
     /// Waits until everything that was given is done.
     pub fn wait(&self) -> Result<()> {
-        let mut streams = self.streams.busy().chain([&self.stream]);
-        let waited = self.context.run("waiting for steps", || {
-            streams.try_for_each(|stream| api::synchronize_stream(stream.raw()))
-        });
+        self.check()?;
+        let waited = self.context.run("waiting for steps", || self.wait_for_all());
         self.note(waited)
+    }
+
+    /// Waits for all streams, whatever one of them says; the first error.
+    fn wait_for_all(&self) -> Answer<()> {
+        let streams = self.streams.busy().chain([&self.stream]);
+        streams.fold(Ok(()), |answer, stream| answer.and(api::synchronize_stream(stream.raw())))
     }
 
     fn wait_and_forget(&mut self) -> Result<()> {
@@ -515,22 +516,18 @@ impl Engine {
     pub fn restore(&self, states: &[State]) -> Result<()> {
         self.wait()?;
         let bytes = self.layout.encode(states);
-        let written = self.state.write(&self.stream, 0, &bytes).and_then(|()| self.stream.synchronize());
-        if let Err(Error::Driver { .. }) = &written
-            && self.stream.synchronize().is_err()
-        {
-            let fault = api::Fault { call: "cuStreamSynchronize", code: 999 };
-            return Err(self.lose("loading state", fault));
-        }
-        self.note(written)
+        let written = self.state.write(&self.stream, 0, &bytes);
+        self.note(written)?;
+        // What was given may be there or not when to wait for it fails.
+        self.stream.synchronize().map_err(|error| self.abandon(error))
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
         // Work under way uses the memory that goes now. A lost card has no work any more.
-        if self.lost.get().is_none() {
-            let _ = self.wait();
+        if !matches!(self.lost.get(), Some(Error::DeviceLost { code, .. }) if api::is_sticky(*code)) {
+            let _ = self.context.run("", || self.wait_for_all());
         }
     }
 }

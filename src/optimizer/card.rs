@@ -121,28 +121,26 @@ impl Card {
                           `accumulate_on`";
             Error::Step(reason.into())
         })?;
-        accumulation.run(stream.raw(), scale, first)?;
+        self.engine.note(accumulation.run(stream.raw(), scale, first))?;
         self.engine.remember(stream);
         Ok(())
     }
 
     /// Steps work on these tensors from now on. Nothing changes when this fails.
     pub fn bind(&mut self, plan: &Plan, parameters: &[Parameter]) -> Result<()> {
-        check_places(self.engine.context(), parameters, self.on_host)?;
+        self.engine.check()?;
+        self.engine.note(check_places(self.engine.context(), parameters, self.on_host))?;
         let context = self.engine.context().clone();
         // New copies first; the old ones stay until the tables speak of the new.
-        let mut fresh: Vec<Mirror> = vec![];
-        for (mirror, parameter) in self.mirrors.iter().zip(parameters) {
-            fresh.push(mirror.missing(&context, parameter)?);
-        }
-        let accumulation = self.pairs(parameters)?;
-        let merged = |i: usize| bindings_with(&parameters[i], &self.mirrors[i], &fresh[i]);
-        self.engine.rebind(plan, merged)?;
-        let replaced = fresh.iter().any(|m| m.grad.is_some() || m.prev_grad.is_some());
-        if replaced || self.accumulation.is_some() {
-            // What steps under way read goes now.
+        let fresh = self.mirrors.iter().zip(parameters).map(|(m, p)| m.missing(&context, p));
+        let fresh = self.engine.note(fresh.collect::<Result<Vec<Mirror>>>())?;
+        let accumulation = self.engine.note(self.pairs(parameters))?;
+        if fresh.iter().any(|m| m.grad.is_some() || m.prev_grad.is_some()) || self.accumulation.is_some() {
+            // Work under way reads the old ones. Beforehand, since the tables cannot be taken back.
             self.engine.wait()?;
         }
+        let merged = |i: usize| bindings_with(&parameters[i], &self.mirrors[i], &fresh[i]);
+        self.engine.rebind(plan, merged)?;
         self.accumulation = accumulation;
         for (mirror, new) in self.mirrors.iter_mut().zip(fresh) {
             mirror.grad = new.grad.or(mirror.grad.take());
@@ -230,7 +228,7 @@ impl Card {
         // From here on an error leaves the card ahead of the host.
         let finished = self.finish_host(step);
         match finished {
-            Err(error @ Error::Driver { .. }) => Err(self.engine.abandon(error)),
+            Err(error @ (Error::Driver { .. } | Error::Step(_))) => Err(self.engine.abandon(error)),
             finished => finished,
         }
     }
@@ -517,10 +515,14 @@ impl super::Optimizer {
             return Err(Error::Step(reason.into()));
         }
         if let Some(event) = after {
-            stream.wait(event)?;
+            self.card()?.engine.check()?;
+            let waits = stream.wait(event);
+            self.card()?.engine.note(waits)?;
         }
         self.step_part(Part::Group(index), stream)?;
-        done.map_or(Ok(()), |event| event.record(stream))
+        let recorded = done.map_or(Ok(()), |event| event.record(stream));
+        // The step has been given: to say that nothing was done would be wrong, and so would be to do it again.
+        recorded.or_else(|error| Err(self.card()?.engine.abandon(error)))
     }
 
     fn step_part(&mut self, part: Part, stream: &Stream) -> Result<()> {
