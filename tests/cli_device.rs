@@ -213,3 +213,53 @@ fn a_group_without_kernels_is_refused_by_name() {
         assert!(stdout.is_empty());
     }
 }
+
+#[test]
+fn parity_holds_and_says_so() {
+    let dir = TempDir::new().expect("a temporary folder");
+    for (line, device, bits) in [
+        ("parity --quick --device emulated --json", "emulated:sm_80", true),
+        ("parity --quick --device emulated:sm_90a --json --seed 5", "emulated:sm_90a", true),
+        ("parity --quick --json", "cpu", false),
+    ] {
+        let report = json(dir.path(), line);
+        assert_eq!(report["device"], device);
+        let rows = report["rows"].as_array().expect("rows");
+        let of = |kind: &str| -> Vec<&Value> {
+            rows.iter().filter(|row| row["case"].as_str().expect("a name").ends_with(kind)).collect()
+        };
+        let (exact, near) = (of(": bits"), of(": f64"));
+        assert_eq!(exact.len(), if bits { near.len() } else { 0 });
+        assert!(near.len() > 40 && exact.len() + near.len() == rows.len());
+        assert!(exact.iter().all(|row| row["tolerance"] == 0.0 && row["error"] == 0.0 && row["ok"] == true));
+        for row in near {
+            let error = row["error"].as_f64().expect("a number");
+            assert!(row["tolerance"] == 1.0 && error <= 1.0 && row["ok"] == true, "{row}");
+            // Something was compared, and rounding was seen.
+            assert!(error > 0.3 && row["compared"].as_u64() > Some(100), "{row}");
+        }
+    }
+    let text = good(dir.path(), "parity --quick --device emulated");
+    assert!(text.contains("all within tolerance") && text.contains("frobenius mvr"), "{text}");
+    assert!(good(dir.path(), "parity --quick -v").contains("lion, bf16/"));
+    assert_eq!(good(dir.path(), "parity --quick -q"), "");
+}
+
+/// A bit of device memory flips while steps run: somebody has to notice.
+#[test]
+fn parity_misses_are_listed_and_are_exit_1() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let out = Command::new(env!("CARGO_BIN_EXE_orthant"))
+        .args(["parity", "--quick", "--device", "emulated", "--json"])
+        // In the first case's parameters, whose first allocation it is, before their first step.
+        .env("ORTHANT_EMULATOR_FLIPS", "0+3.6@120")
+        .current_dir(dir.path())
+        .output()
+        .expect("the program starts");
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("missed: sign-sgd, f32/f32, lengths: bits: error 2"), "{stderr}");
+    let report: Value = serde_json::from_slice(&out.stdout).expect("JSON all the same");
+    let missed = report["rows"].as_array().expect("rows").iter().filter(|row| row["ok"] == false).count();
+    assert!(missed >= 1 && stderr.contains(&format!("{missed} of ")), "{stderr}");
+}

@@ -1,14 +1,18 @@
 //! Command line: options common to all subcommands, exit codes, output.
 
 mod info;
+mod noise;
+mod parity;
 mod plan;
 mod step;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use orthant::config::Config;
 use orthant::{Device, Error, Precision};
 
@@ -30,6 +34,8 @@ enum Command {
     Plan(plan::Options),
     /// One optimizer step for each gradient file
     Step(step::Options),
+    /// Every kernel beside the CPU, bit for bit, and beside the f64 reference
+    Parity(parity::Options),
 }
 
 #[derive(Args)]
@@ -87,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Info => info::run(&cli.common),
         Command::Plan(options) => plan::run(options, &cli.common),
         Command::Step(options) => step::run(options, &cli.common),
+        Command::Parity(options) => parity::run(options, &cli.common),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -149,6 +156,38 @@ fn read_config(path: &Path) -> anyhow::Result<Config> {
 fn print(text: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// A bar on stderr, and only on a terminal, for work that takes longer than a second.
+struct Progress {
+    bar: ProgressBar,
+    started: Instant,
+    hidden: bool,
+}
+
+fn progress(len: usize, unit: &str, common: &Common) -> Progress {
+    let style = ProgressStyle::with_template(&format!("{{bar:40}} {{pos}}/{{len}} {unit} {{per_sec}}"));
+    let bar = ProgressBar::with_draw_target(Some(len as u64), ProgressDrawTarget::hidden())
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    Progress { bar, started: Instant::now(), hidden: common.quiet || common.json }
+}
+
+impl Progress {
+    fn inc(&self, by: u64) {
+        if self.bar.is_hidden() && !self.hidden && self.started.elapsed() > Duration::from_secs(1) {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        self.bar.inc(by);
+    }
+
+    /// Prints without the bar in between.
+    fn suspend(&self, body: impl FnOnce()) {
+        self.bar.suspend(body);
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
 }
 
 fn display(path: &Path) -> String {

@@ -5,12 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use orthant::algorithm::Slot;
 use orthant::files::{read_tensors, write_tensors};
 use orthant::{Dtype, Element, Error, NonFinite, Optimizer, Parameter, StepReport, Tensor};
 
-use super::{Common, display, print, read_config, unfit};
+use super::{Common, display, print, progress, read_config, unfit};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -82,7 +81,7 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     }
 
     let mut reports = vec![];
-    let bar = progress(options.grads.len(), common);
+    let bar = progress(options.grads.len(), "steps", common);
     for (i, path) in options.grads.iter().enumerate() {
         let report = step(&mut optimizer, &tensors, path, options.prev_grads.get(i).map(PathBuf::as_path))
             .with_context(|| format!("step {} ({}); nothing was written", i + 1, display(path)))?;
@@ -93,7 +92,7 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
             bar.suspend(|| optimizer.plan().warnings.iter().for_each(|w| eprintln!("warning: {w}")));
         }
     }
-    bar.finish_and_clear();
+    bar.finish();
 
     if must_be_finite {
         check_finite(optimizer.parameters(), "after the steps: its type overflowed; nothing was written")?;
@@ -308,15 +307,6 @@ fn write_into(optimizer: &mut Optimizer, folder: &Path) -> anyhow::Result<Vec<&'
     optimizer.train_point()?;
     written?;
     Ok(names)
-}
-
-fn progress(steps: usize, common: &Common) -> ProgressBar {
-    if common.quiet || common.json {
-        return ProgressBar::hidden();
-    }
-    // indicatif draws on stderr and only on a terminal.
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} steps {per_sec}");
-    ProgressBar::new(steps as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 fn json(optimizer: &Optimizer, reports: &[StepReport]) -> String {
