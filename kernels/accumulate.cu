@@ -2,7 +2,7 @@
 
 #include "vector.cuh"
 
-const u64 CHUNK = 16384;
+const u64 CHUNK = 1024;  // elements that a warp takes in one go
 const u32 THREADS = 128;
 
 struct __align__(16) Pair {
@@ -10,7 +10,7 @@ struct __align__(16) Pair {
     const u8 *addend;  // null: nothing is added
     u64 numel;
     u8 type_sum, type_addend, shift, aligned;
-    u8 pad[4];
+    u32 first_chunk;
 };
 static_assert(sizeof(Pair) == 32, "the host writes 32 bytes a pair");
 
@@ -31,22 +31,19 @@ __device__ __forceinline__ void add_to(const Pair &p, u64 at, float scale, bool 
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    accumulate(const Pair *pairs, const Chunk *chunks, u32 count, float scale, u32 fresh) {
-    for (u32 c = blockIdx.x; c < count; c += gridDim.x) {
-        const Chunk chunk = chunks[c];
-        const Pair p = pairs[chunk.segment];
-        if (!p.addend) continue;
-        const u64 from = chunk.chunk * CHUNK;
+    accumulate(const Pair *pairs, const u32 *owners, u32 count, float scale, u32 fresh) {
+    const u32 warps = gridDim.x * (THREADS / 32);
+    for (u32 c = blockIdx.x * (THREADS / 32) + threadIdx.x / 32; c < count; c += warps) {
+        const Pair p = pairs[owners[c]];
         const u64 before = (GROUP - p.shift) % GROUP;
         const u64 end = p.numel + before;
-        const u64 stop = from + CHUNK < end ? from + CHUNK : end;
-        for (u64 warp = from + threadIdx.x / 32 * 32 * GROUP; warp < stop; warp += THREADS * GROUP) {
-            if (p.aligned && warp >= before && warp + 32 * GROUP <= end) {
-                add_to<GROUP>(p, warp + lane_id() * GROUP - before, scale, fresh);
-                continue;
-            }
-            for (u64 e = warp + lane_id(); e < warp + 32 * GROUP && e < end; e += 32)
-                if (e >= before) add_to<1>(p, e - before, scale, fresh);
-        }
+        u64 row = (c - p.first_chunk) * CHUNK;
+        const u64 stop = row + CHUNK < end ? row + CHUNK : end;
+        if (p.aligned && row >= before)
+#pragma unroll 2
+            for (; row + 32 * GROUP <= stop; row += 32 * GROUP)
+                add_to<GROUP>(p, row + lane_id() * GROUP - before, scale, fresh);
+        for (u64 e = row + lane_id(); e < stop; e += 32)
+            if (e >= before) add_to<1>(p, e - before, scale, fresh);
     }
 }

@@ -2,13 +2,13 @@
 // variance-reduced, ...), SGD, AdamW, AdaGrad. One launch for all tensors, groups and types.
 //
 // `prepare` turns hyperparameters and step counts into the scalars of the step; `elementwise` runs over chunks of all
-// segments. Every operation is one IEEE operation in the order of src/reference/rules.rs, never fused: the bits are the
+// segments, a warp each. Every operation is one IEEE operation in the order of src/reference/rules.rs, never fused: the bits are the
 // CPU's. Types and rules are uniform over a chunk, so their branches cost a warp nothing but the instructions; all loads of
 // a group of 8 elements are issued before the first is used.
 
 #include "flat.cuh"
 
-const u64 CHUNK = 16384;
+const u64 CHUNK = 1024;  // elements that a warp takes in one go: small, so that no warp has much more to do than another
 const u32 THREADS = 128;  // 6 such blocks a multiprocessor leave 80 registers a thread
 
 // --- scalars -------------------------------------------------------------------------------------------------------
@@ -285,102 +285,148 @@ __device__ __forceinline__ void update(const Scalars &s, Values<N> &w, bool mome
 
 // --- the pass ------------------------------------------------------------------------------------------------------
 
-// N elements from `at` on; 8 of them are at 16-byte boundaries, and so is the whole warp, side by side.
-template <u32 N, Family FAMILY>
-__device__ __forceinline__ void step(const Segment &t, const Scalars &s, u64 at) {
-    auto get = [&](const u8 *p, u8 type) { return load<N, false>(p, type, at); };
-    auto get_once = [&](const u8 *p, u8 type) { return load<N, true>(p, type, at); };
-    auto open = [&](const Raw &raw, u8 type, float(&out)[N]) { widen<N>(arrived<N>(raw, type), type, out); };
-    auto put_raw = [&](u8 *p, u8 type, const Raw &raw) { store<N>(p, type, at, raw); };
-    auto put = [&](u8 *p, u8 type, const float(&v)[N], bool random, u32 buffer) {
+// What a thread has asked for of its elements.
+struct Raws {
+    Raw g, x, previous, m, v, high;
+};
+
+// One step of N elements of a segment; 8 of them are at 16-byte boundaries, and so is the whole warp, side by side.
+template <u32 N, Family FAMILY, bool PLAIN>
+struct Step {
+    const Segment &t;
+    const Scalars &s;
+    const bool previous, largest, momentum, full, low;
+
+    // PLAIN segments have neither a previous gradient nor a copy of the parameter.
+    __device__ __forceinline__ Step(const Segment &t, const Scalars &s)
+        : t(t), s(s), previous(!PLAIN && FAMILY == TRUST_REGION && t.previous),
+          largest(FAMILY == ADAPTIVE && t.largest), momentum(t.momentum), full(!PLAIN && t.full),
+          low(!PLAIN && t.type_full == LOW) {}
+
+    template <bool ONCE>
+    __device__ __forceinline__ Raw get(const u8 *p, u8 type, u64 at) const {
+        return load<N, ONCE, PLAIN>(p, type, at);
+    }
+
+    __device__ __forceinline__ void open(const Raw &raw, u8 type, float (&out)[N]) const {
+        widen<N, PLAIN>(arrived<N, PLAIN>(raw, type), type, out);
+    }
+
+    __device__ __forceinline__ void put(u8 *p, u8 type, u64 at, const float (&v)[N], bool random, u32 buffer) const {
         Dither dither = {random, {t.key[0], t.key[1]}, s.step, buffer, t.index + at};
-        put_raw(p, type, narrow<N>(v, type, dither));
-    };
-    const bool previous = FAMILY == TRUST_REGION && t.previous != nullptr;
-    const bool variance = FAMILY == ADAPTIVE, largest = FAMILY == ADAPTIVE && t.largest != nullptr;
-    const bool momentum = t.momentum != nullptr, full = t.full != nullptr, low = t.type_full == LOW;
-    const bool random = s.flags & STOCHASTIC, extrapolated = FAMILY == TRUST_REGION && (s.flags & EXTRAPOLATED);
+        store<N, PLAIN>(p, type, at, narrow<N, PLAIN>(v, type, dither));
+    }
 
-    Raw rg = get_once(t.gradient, t.type_gradient), rx = {}, rp = {}, rm = {}, rv = {}, rl = {}, rh = {};
-    rx = full ? get(t.full, t.type_full) : get(t.visible, t.type_visible);
-    if (low) rh = get(t.visible, t.type_visible);
-    if (previous) rp = get_once(t.previous, t.type_previous);
-    if (momentum) rm = get(t.momentum, t.type_momentum);
-    if (variance) rv = get(t.variance, t.type_variance);
-    if (largest) rl = get(t.largest, t.type_variance);
+    // These loads are under way before the first is used.
+    __device__ __forceinline__ Raws ask(u64 at) const {
+        Raws r = {};
+        r.g = get<true>(t.gradient, t.type_gradient, at);
+        r.x = full ? get<false>(t.full, t.type_full, at) : get<false>(t.visible, t.type_visible, at);
+        if (low) r.high = get<false>(t.visible, t.type_visible, at);
+        if (previous) r.previous = get<true>(t.previous, t.type_previous, at);
+        if (momentum) r.m = get<false>(t.momentum, t.type_momentum, at);
+        if (FAMILY == ADAPTIVE) r.v = get<false>(t.variance, t.type_variance, at);
+        return r;
+    }
 
-    Values<N> w = {};
-    open(rg, t.type_gradient, w.g);
-    if (low)
-        join<N>(rh, rx, w.x);
-    else
-        open(rx, full ? t.type_full : t.type_visible, w.x);
-    if (previous) open(rp, t.type_previous, w.previous);
-    if (momentum) open(rm, t.type_momentum, w.m);
-    if (variance) open(rv, t.type_variance, w.v);
-    if (largest) open(rl, t.type_variance, w.largest);
-    update<N, FAMILY>(s, w, momentum, previous);
-    // A parameter with a full-precision copy is that copy's rounding, never a random one.
-    if (low) {
-        split<N>(w.x, rh, rx);
-        put_raw(t.visible, BF16, rh);
-        put_raw(t.full, BF16, rx);
-    } else if (full) {
-        if (extrapolated)
-            put(t.visible, t.type_visible, w.y, false, 0);
+    __device__ __forceinline__ void finish(u64 at, Raws &r) const {
+        const bool random = s.flags & STOCHASTIC;
+        Values<N> w = {};
+        open(r.g, t.type_gradient, w.g);
+        if (low)
+            join<N>(r.high, r.x, w.x);
         else
-            put(t.visible, t.type_visible, w.x, false, 0);
-        put(t.full, t.type_full, w.x, false, 0);
-    } else {
-        put(t.visible, t.type_visible, w.x, random, 0);
-    }
-    if (momentum) put(t.momentum, t.type_momentum, w.m, random, 1);
-    if (variance) put(t.variance, t.type_variance, w.v, random, 2);
-    if (largest) put(t.largest, t.type_variance, w.largest, random, 3);
-}
-
-template <Family FAMILY>
-__device__ __forceinline__ void chunk_of(const Segment &t, const Scalars &s, u64 from) {
-    // Positions count from the boundary before the first element, so that groups begin at 16 bytes.
-    const u64 before = (GROUP - t.shift) % GROUP;
-    const u64 end = t.numel + before;
-    const u64 stop = from + CHUNK < end ? from + CHUNK : end;
-    for (u64 warp = from + threadIdx.x / 32 * 32 * GROUP; warp < stop; warp += THREADS * GROUP) {
-        if (t.aligned && warp >= before && warp + 32 * GROUP <= end) {
-            step<GROUP, FAMILY>(t, s, warp + lane_id() * GROUP - before);
-            continue;
-        }
-        // The first and the last elements, and buffers without a common boundary: lane by lane.
-        for (u64 e = warp + lane_id(); e < warp + 32 * GROUP && e < end; e += 32)
-            if (e >= before) step<1, FAMILY>(t, s, e - before);
-    }
-}
-
-// All chunks of all segments, dealt out to the blocks in turn.
-extern "C" __global__ void __launch_bounds__(THREADS, 6)
-    elementwise(const Segment *segments, const Scalars *scalars, const Chunk *chunks, u32 count) {
-    // A chunk's descriptions are read from global memory once: loads in the inner loop would be traffic beside the tensors'.
-    __shared__ Segment t;
-    __shared__ Scalars s;
-    __shared__ u64 from;
-    const u32 words = sizeof(Segment) / 16, more = sizeof(Scalars) / 16;
-    for (u32 c = blockIdx.x; c < count; c += gridDim.x) {
-        __syncthreads();
-        if (threadIdx.x < words + more) {
-            const Chunk chunk = chunks[c];
-            if (threadIdx.x < words)
-                ((uint4 *)&t)[threadIdx.x] = ld_16((const uint4 *)&segments[chunk.segment] + threadIdx.x);
+            open(r.x, full ? t.type_full : t.type_visible, w.x);
+        if (previous) open(r.previous, t.type_previous, w.previous);
+        if (momentum) open(r.m, t.type_momentum, w.m);
+        if (FAMILY == ADAPTIVE) open(r.v, t.type_variance, w.v);
+        // Asked for late: with amsgrad's buffer too there would not be registers enough.
+        if (largest) open(get<false>(t.largest, t.type_variance, at), t.type_variance, w.largest);
+        update<N, FAMILY>(s, w, momentum, previous);
+        // A parameter with a full-precision copy is that copy's rounding, never a random one.
+        if (low) {
+            split<N>(w.x, r.high, r.x);
+            store<N>(t.visible, BF16, at, r.high);
+            store<N>(t.full, BF16, at, r.x);
+        } else if (full) {
+            if (FAMILY == TRUST_REGION && !PLAIN && (s.flags & EXTRAPOLATED))
+                put(t.visible, t.type_visible, at, w.y, false, 0);
             else
-                ((uint4 *)&s)[threadIdx.x - words] = ld_16((const uint4 *)&scalars[chunk.segment] + threadIdx.x - words);
-            if (threadIdx.x == 0) from = chunk.chunk * CHUNK;
+                put(t.visible, t.type_visible, at, w.x, false, 0);
+            put(t.full, t.type_full, at, w.x, false, 0);
+        } else {
+            put(t.visible, t.type_visible, at, w.x, random, 0);
         }
-        __syncthreads();
+        if (momentum) put(t.momentum, t.type_momentum, at, w.m, random, 1);
+        if (FAMILY == ADAPTIVE) put(t.variance, t.type_variance, at, w.v, random, 2);
+        if (largest) put(t.largest, t.type_variance, at, w.largest, random, 3);
+    }
+};
+
+const u32 ROW_OF_WARP = 32 * GROUP;
+
+// A warp's chunk of a segment. PLAIN: all buffers are 16-bit, and there are no others than gradient, parameter and state.
+template <Family FAMILY, bool PLAIN>
+__device__ __forceinline__ void chunk_of(const Segment &t, const Scalars &s, u64 from) {
+    // What all families read would else be read before they part, and held by each for longer than it needs it.
+    read_afresh();
+    // Positions count from the boundary before the first element, so that groups begin at 16 bytes.
+    const u32 before = (GROUP - t.shift) % GROUP;
+    const u64 start = from > before ? from - before : 0;
+    const u64 rest = t.numel + before - from;
+    const u32 count = (u32)(rest < CHUNK ? rest : CHUNK) - (from > 0 ? 0 : before);
+    u32 row = 0;
+    if (t.aligned && (from > 0 || before == 0)) {
+        const Step<GROUP, FAMILY, PLAIN> step(t, s);
+        const u64 at = start + lane_id() * GROUP;
+        // Two rows of 16-bit buffers at once: one alone leaves too few bytes under way (83 % of the copy rate).
+        if (PLAIN && FAMILY != ADAPTIVE)
+            for (; row + 2 * ROW_OF_WARP <= count; row += 2 * ROW_OF_WARP) {
+                Raws first = step.ask(at + row), second = step.ask(at + row + ROW_OF_WARP);
+                step.finish(at + row, first);
+                step.finish(at + row + ROW_OF_WARP, second);
+            }
+        for (; row + ROW_OF_WARP <= count; row += ROW_OF_WARP) {
+            Raws raws = step.ask(at + row);
+            step.finish(at + row, raws);
+        }
+    }
+    // The first and the last elements, and buffers without a common boundary: lane by lane.
+    read_afresh();
+    const Step<1, FAMILY, false> single(t, s);
+    for (row += lane_id(); row < count; row += 32) {
+        Raws raws = single.ask(start + row);
+        single.finish(start + row, raws);
+    }
+}
+
+// All chunks of all segments, from `first` on, dealt out to the warps in turn. `owners`: the segment of each chunk.
+extern "C" __global__ void __launch_bounds__(THREADS, 6)
+    elementwise(const Segment *segments, const Scalars *scalars, const u32 *owners, u32 first, u32 end) {
+    // Descriptions are read from global memory once for each run of a segment's chunks: loads in the inner loop would be
+    // traffic beside the tensors'.
+    __shared__ Segment segments_of_warps[THREADS / 32];
+    __shared__ Scalars scalars_of_warps[THREADS / 32];
+    // A shuffle tells the compiler that it is the same number in all lanes.
+    const u32 warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
+    Segment &t = segments_of_warps[warp];
+    Scalars &s = scalars_of_warps[warp];
+    if (lane_id() == 0) t.chunks = 0;
+    __syncwarp();
+    for (u32 c = first + blockIdx.x * (THREADS / 32) + warp; c < end; c += gridDim.x * (THREADS / 32)) {
+        if (t.chunks == 0 || c - t.first_chunk >= t.chunks) {
+            const u32 segment = owners[c];
+            copy_by_warp(t, segments[segment]);
+            copy_by_warp(s, scalars[segment]);
+        }
         if (s.flags & SKIP) continue;
+        const u64 from = (c - t.first_chunk) * CHUNK;
+        const bool plain = t.plain;
         switch (s.rule) {
-        case SGD: chunk_of<DESCENT>(t, s, from); break;
+        case SGD: plain ? chunk_of<DESCENT, true>(t, s, from) : chunk_of<DESCENT, false>(t, s, from); break;
         case ADAMW:
-        case ADAGRAD: chunk_of<ADAPTIVE>(t, s, from); break;
-        default: chunk_of<TRUST_REGION>(t, s, from);
+        case ADAGRAD: plain ? chunk_of<ADAPTIVE, true>(t, s, from) : chunk_of<ADAPTIVE, false>(t, s, from); break;
+        default: plain ? chunk_of<TRUST_REGION, true>(t, s, from) : chunk_of<TRUST_REGION, false>(t, s, from);
         }
     }
 }
@@ -474,12 +520,12 @@ extern "C" __global__ void __launch_bounds__(LANES) radii(const Matrix *matrices
 
 // --- before the first step -----------------------------------------------------------------------------------------
 
-// Full-precision copies begin as what the parameters are.
-extern "C" __global__ void __launch_bounds__(THREADS) adopt(const Segment *segments, const Chunk *chunks, u32 count) {
+// Full-precision copies begin as what the parameters are. A thread for each element of a chunk.
+extern "C" __global__ void __launch_bounds__(THREADS) adopt(const Segment *segments, const u32 *owners, u32 count) {
     for (u32 c = blockIdx.x; c < count; c += gridDim.x) {
-        const Segment &t = segments[chunks[c].segment];
+        const Segment &t = segments[owners[c]];
         if (t.full == nullptr || t.type_full != F32) continue;
-        const u64 from = chunks[c].chunk * CHUNK;
+        const u64 from = (c - t.first_chunk) * CHUNK;
         const u64 stop = min(from + CHUNK, t.numel);
         for (u64 e = from + threadIdx.x; e < stop; e += THREADS) {
             const u16 half = t.type_visible == F32 ? 0 : ((const u16 *)t.visible)[e];

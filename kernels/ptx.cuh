@@ -56,6 +56,9 @@ __device__ __forceinline__ float from_f16(u16 bits) {
     return v;
 }
 
+// No instruction: what is in memory is read after it, not kept in registers from before.
+__device__ __forceinline__ void read_afresh() { asm volatile("" ::: "memory"); }
+
 // A NaN of a 16-bit type keeps its sign and upper bits on the CPU; the conversions above give one NaN for all. Parity is
 // to the bit for everything but NaN payloads.
 __device__ __forceinline__ float from_bf16(u16 bits) { return __uint_as_float((u32)bits << 16); }

@@ -44,14 +44,12 @@ struct __align__(16) Segment {
     u8 type_visible, type_gradient, type_previous, type_full, type_momentum, type_variance;
     u8 shift;            // elements of the first, partial group of 8
     u8 aligned;          // whether all buffers have a 16-byte boundary there
-    u8 pad[24];
+    u8 plain;            // whether none is f32, and there is neither `previous` nor `full`
+    u8 pad[3];
+    u32 first_chunk, chunks;  // its part of the list of chunks
+    u32 more[3];
 };
 static_assert(sizeof(Segment) == 128, "the host writes 128 bytes a segment");
-
-// 16,384 elements of a segment.
-struct __align__(8) Chunk {
-    u32 segment, chunk;
-};
 
 // A matrix of a parameter as norms and scans see it. Rows of gradients may have gaps between them; state has none.
 struct __align__(16) Matrix {

@@ -1,5 +1,6 @@
 // A thread's elements of a buffer: 8 of them, 16 bytes of a 16-bit type and twice that of f32; or a single one, where there is
-// no boundary of 16 bytes or fewer than 8 are left. N is 8 or 1 throughout.
+// no boundary of 16 bytes or fewer than 8 are left. N is 8 or 1 throughout. NARROW: the type is
+// known not to be f32.
 #pragma once
 
 #include "table.cuh"
@@ -10,7 +11,10 @@ struct Raw {
     uint4 low, high;
 };
 
-__device__ __forceinline__ u64 bytes_of(u8 type) { return type == F32 ? 4 : 2; }
+template <bool NARROW = false>
+__device__ __forceinline__ u64 bytes_of(u8 type) {
+    return !NARROW && type == F32 ? 4 : 2;
+}
 
 __device__ __forceinline__ u32 lane_id() { return threadIdx.x % 32; }
 
@@ -35,29 +39,29 @@ struct Places {
 __device__ __forceinline__ Places places() { return lane_id() < 16 ? Places{0, 512} : Places{16 - 512, 16}; }
 
 // The bits of N elements from `at` on. ONCE: nobody writes them while the kernel runs.
-template <u32 N, bool ONCE>
+template <u32 N, bool ONCE, bool NARROW = false>
 __device__ __forceinline__ Raw load(const u8 *p, u8 type, u64 at) {
-    const u8 *from = p + at * bytes_of(type);
+    const u8 *from = p + at * bytes_of<NARROW>(type);
     if (N == 1) return {{type == F32 ? *(const u32 *)from : *(const u16 *)from, 0, 0, 0}, {}};
-    if (type != F32) return {ONCE ? ld_once(from) : ld_16(from), {}};
+    if (NARROW || type != F32) return {ONCE ? ld_once(from) : ld_16(from), {}};
     const Places place = places();
     uint4 a = ONCE ? ld_once(from + place.first) : ld_16(from + place.first);
     uint4 b = ONCE ? ld_once(from + place.second) : ld_16(from + place.second);
     return {a, b};  // not exchanged yet: nothing is used before all loads are under way
 }
 
-template <u32 N>
+template <u32 N, bool NARROW = false>
 __device__ __forceinline__ Raw arrived(const Raw &raw, u8 type) {
-    if (N == 1 || type != F32) return raw;
+    if (N == 1 || NARROW || type != F32) return raw;
     const bool lower = lane_id() < 16;
     const uint4 other = from_other_half(choose(lower, raw.high, raw.low));
     return {choose(lower, raw.low, other), choose(lower, other, raw.high)};
 }
 
-template <u32 N>
+template <u32 N, bool NARROW = false>
 __device__ __forceinline__ void widen(const Raw &raw, u8 type, float (&out)[N]) {
     const u32 w[8] = {raw.low.x, raw.low.y, raw.low.z, raw.low.w, raw.high.x, raw.high.y, raw.high.z, raw.high.w};
-    if (type == F32) {
+    if (!NARROW && type == F32) {
 #pragma unroll
         for (u32 i = 0; i < N; i++) out[i] = __uint_as_float(w[i]);
     } else if (type == BF16) {
@@ -112,10 +116,10 @@ __device__ __forceinline__ void narrow_at_random(const float (&v)[N], const Dith
     }
 }
 
-template <u32 N>
+template <u32 N, bool NARROW = false>
 __device__ __forceinline__ Raw narrow(const float (&v)[N], u8 type, const Dither &dither) {
     u32 w[8] = {};
-    if (type == F32) {
+    if (!NARROW && type == F32) {
 #pragma unroll
         for (u32 i = 0; i < N; i++) w[i] = __float_as_uint(v[i]);
     } else if (dither.on && type == BF16) {
@@ -130,9 +134,9 @@ __device__ __forceinline__ Raw narrow(const float (&v)[N], u8 type, const Dither
     return {{w[0], w[1], w[2], w[3]}, {w[4], w[5], w[6], w[7]}};
 }
 
-template <u32 N>
+template <u32 N, bool NARROW = false>
 __device__ __forceinline__ void store(u8 *p, u8 type, u64 at, const Raw &raw) {
-    u8 *to = p + at * bytes_of(type);
+    u8 *to = p + at * bytes_of<NARROW>(type);
     if (N == 1) {
         if (type == F32)
             *(u32 *)to = raw.low.x;
@@ -140,7 +144,7 @@ __device__ __forceinline__ void store(u8 *p, u8 type, u64 at, const Raw &raw) {
             *(u16 *)to = (u16)raw.low.x;
         return;
     }
-    if (type != F32) return st_16(to, raw.low);
+    if (NARROW || type != F32) return st_16(to, raw.low);
     const Places place = places();
     // The exchange is its own inverse but for which half is sent.
     const bool lower = lane_id() < 16;

@@ -3,7 +3,7 @@
 use super::api::CUstream;
 use super::context::{Context, DeviceBuffer, Stream};
 use super::elementwise::{Buffer, boundary, chunks_of, code};
-use super::table::{Chunk, Pair};
+use super::table::Pair;
 use crate::error::Result;
 
 /// Gradients and what is added to them, described on the card.
@@ -11,14 +11,14 @@ use crate::error::Result;
 pub(crate) struct Accumulation {
     context: Context,
     memory: DeviceBuffer,
-    chunks_at: u64,
+    owners_at: u64,
     count: u32,
 }
 
 impl Accumulation {
     /// `pairs`: gradient, addend, shape.
     pub fn new(context: &Context, stream: &Stream, pairs: &[(Buffer, Buffer, &[usize])]) -> Result<Self> {
-        let (mut table, mut chunks) = (vec![], vec![]);
+        let (mut table, mut owners) = (vec![], vec![]);
         for &(sum, addend, shape) in pairs {
             let numel = crate::tensor::numel(shape);
             // Rows that lie apart are pairs of their own.
@@ -33,7 +33,7 @@ impl Accumulation {
                 };
                 let both = [place(sum), place(addend)];
                 let shift = boundary(&both);
-                let segment = table.len() as u32;
+                let (pair, first_chunk) = (table.len() as u32, owners.len() as u32);
                 table.push(Pair {
                     sum: both[0].0,
                     addend: both[1].0,
@@ -42,19 +42,19 @@ impl Accumulation {
                     type_addend: both[1].1,
                     shift: shift.unwrap_or(0) as u8,
                     aligned: shift.is_some().into(),
-                    pad: [0; 4],
+                    first_chunk,
                 });
-                chunks.extend(chunks_of(columns as u64, shift).map(|chunk| Chunk { segment, chunk }));
+                owners.extend(std::iter::repeat_n(pair, chunks_of(columns as u64, shift) as usize));
             }
         }
         let pairs_bytes: &[u8] = bytemuck::cast_slice(&table);
-        let chunk_bytes: &[u8] = bytemuck::cast_slice(&chunks);
-        let memory = DeviceBuffer::new(context, pairs_bytes.len() + chunk_bytes.len())?;
+        let owner_bytes: &[u8] = bytemuck::cast_slice(&owners);
+        let memory = DeviceBuffer::new(context, pairs_bytes.len() + owner_bytes.len())?;
         memory.write(stream, 0, pairs_bytes)?;
-        memory.write(stream, pairs_bytes.len(), chunk_bytes)?;
+        memory.write(stream, pairs_bytes.len(), owner_bytes)?;
         stream.synchronize()?;
-        let chunks_at = memory.address() + pairs_bytes.len() as u64;
-        Ok(Self { context: context.clone(), memory, chunks_at, count: chunks.len() as u32 })
+        let owners_at = memory.address() + pairs_bytes.len() as u64;
+        Ok(Self { context: context.clone(), memory, owners_at, count: owners.len() as u32 })
     }
 
     /// sum = sum + scale * addend, or scale * addend if it is `fresh`.
@@ -62,12 +62,12 @@ impl Accumulation {
         let kernel = self.context.kernels()?.accumulate;
         let arguments = &mut [
             self.memory.address().into(),
-            self.chunks_at.into(),
+            self.owners_at.into(),
             self.count.into(),
             scale.into(),
             u32::from(fresh).into(),
         ];
-        let blocks = self.count.min(kernel.resident);
+        let blocks = self.count.div_ceil(4).min(kernel.resident);
         self.context.run("accumulating gradients", || kernel.launch(stream, blocks, arguments))
     }
 }

@@ -4,7 +4,7 @@ use bytemuck::Zeroable;
 use half::bf16;
 use sha2::{Digest, Sha256};
 
-use super::table::{ABSENT, BF16, Chunk, F16, F32, Group as Entry, LOW, Range, Segment, flag, rule};
+use super::table::{ABSENT, BF16, F16, F32, Group as Entry, LOW, Range, Segment, flag, rule};
 use crate::algorithm::{Constraint, Estimator, Norm, Order, Rule, Slot};
 use crate::device_tensor::DeviceTensor;
 use crate::group::{Group, Hyperparameters, Rounding, StateDtype};
@@ -12,7 +12,7 @@ use crate::plan::PlannedParameter;
 use crate::tensor::Dtype;
 
 /// Elements of a chunk: as in the kernel.
-pub(crate) const CHUNK: u64 = 16_384;
+pub(crate) const CHUNK: u64 = 1024;
 /// Elements that a thread takes at once.
 const GROUP: u64 = 8;
 
@@ -67,7 +67,8 @@ pub(crate) struct Table {
     pub segments: Vec<Segment>,
     /// The segments of each parameter.
     pub parameters: Vec<Range>,
-    pub chunks: Vec<Chunk>,
+    /// The segment of each chunk, group by group; a segment's chunks follow one another.
+    pub owners: Vec<u32>,
 }
 
 /// A group's entry in the control block; none if it needs whole matrices.
@@ -151,7 +152,7 @@ impl Table {
                     at(buffers.slot(&[Slot::VarianceMax])),
                 ];
                 let shift = boundary(&all);
-                let segment = self.segments.len() as u32;
+                let wide = all.iter().any(|(_, code, _)| *code == F32);
                 self.segments.push(Segment {
                     visible: all[0].0,
                     gradient: all[1].0,
@@ -174,9 +175,12 @@ impl Table {
                     type_variance: all[5].1,
                     shift: shift.unwrap_or(0) as u8,
                     aligned: shift.is_some().into(),
-                    pad: [0; 24],
+                    plain: (!wide && all[2].0 == 0 && all[3].0 == 0).into(),
+                    pad: [0; 3],
+                    first_chunk: 0,
+                    chunks: chunks_of(numel as u64, shift),
+                    more: [0; 3],
                 });
-                self.chunks.extend(chunks_of(numel as u64, shift).map(|chunk| Chunk { segment, chunk }));
             }
         }
         if planned.matrices.is_empty() {
@@ -192,11 +196,16 @@ impl Table {
         self.parameters.push(Range { first, count: self.segments.len() as u32 - first });
     }
 
-    /// Brings the chunks of each group together, and says which are whose.
-    pub fn sort_by_group(&mut self, groups: usize) -> Vec<Range> {
-        let group_of = |chunk: &Chunk| self.segments[chunk.segment as usize].group;
-        self.chunks.sort_by_key(group_of);
-        ranges(self.chunks.iter().map(group_of), groups)
+    /// Lists the chunks of all segments, group by group, and says which are whose.
+    pub fn list_chunks(&mut self, groups: usize) -> Vec<Range> {
+        let mut order: Vec<usize> = (0..self.segments.len()).collect();
+        order.sort_by_key(|&i| self.segments[i].group);
+        for &i in &order {
+            let segment = &mut self.segments[i];
+            segment.first_chunk = self.owners.len() as u32;
+            self.owners.extend(std::iter::repeat_n(i as u32, segment.chunks as usize));
+        }
+        ranges(self.owners.iter().map(|&segment| self.segments[segment as usize].group), groups)
     }
 }
 
@@ -214,10 +223,10 @@ pub(crate) fn ranges(sorted: impl Iterator<Item = u32>, groups: usize) -> Vec<Ra
     out
 }
 
-/// The chunks of so many elements, the first of which lies `shift` elements before a boundary.
-pub(crate) fn chunks_of(numel: u64, shift: Option<u64>) -> std::ops::Range<u32> {
+/// The number of chunks of so many elements, the first of which lies `shift` elements before a boundary.
+pub(crate) fn chunks_of(numel: u64, shift: Option<u64>) -> u32 {
     let before = (GROUP - shift.unwrap_or(0)) % GROUP;
-    0..if numel == 0 { 0 } else { (numel + before).div_ceil(CHUNK) as u32 }
+    if numel == 0 { 0 } else { (numel + before).div_ceil(CHUNK) as u32 }
 }
 
 /// The element, of the first 8, at which every buffer has a 16-byte boundary. Buffers are (address, type, element's bytes).

@@ -118,11 +118,11 @@ impl Engine {
     /// State as it is before the first step: full-precision copies from the parameters, AdaGrad's sums from their options.
     pub fn fill(&mut self, plan: &Plan, stream: CUstream) -> Result<()> {
         let kernels = self.context.kernels()?;
-        let (segments, chunks) = (self.table(self.tables.segments), self.table(self.tables.chunks));
+        let (segments, owners) = (self.table(self.tables.segments), self.table(self.tables.owners));
         let count = self.tables.chunk_count;
         self.context.run("registering", || {
             let blocks = count.min(kernels.adopt.resident);
-            kernels.adopt.launch(stream, blocks, &mut [segments.into(), chunks.into(), count.into()])?;
+            kernels.adopt.launch(stream, blocks, &mut [segments.into(), owners.into(), count.into()])?;
             for (i, planned) in plan.parameters.iter().enumerate() {
                 let Rule::AdaGrad(rule) = plan.group_of(planned).algorithm.rule() else { continue };
                 for &(slot, offset, dtype) in &self.layout.slots[i] {
@@ -417,10 +417,12 @@ impl Engine {
         let arguments = &mut [
             segments.into(),
             scalars.into(),
-            (self.table(t.chunks) + 8 * u64::from(chunks.first)).into(),
-            chunks.count.into(),
+            self.table(t.owners).into(),
+            chunks.first.into(),
+            (chunks.first + chunks.count).into(),
         ];
-        kernels.elementwise.launch(stream, chunks.count.min(kernels.elementwise.resident), arguments)?;
+        let blocks = chunks.count.div_ceil(4).min(kernels.elementwise.resident);
+        kernels.elementwise.launch(stream, blocks, arguments)?;
         if part == Part::All {
             self.journal.copy_from(status, STATUS_BYTES, stream)?;
         }

@@ -117,7 +117,7 @@ pub(crate) struct Tables {
     pub bytes: Vec<u8>,
     pub segments: usize,
     pub parameters: usize,
-    pub chunks: usize,
+    pub owners: usize,
     pub matrices: usize,
     pub parameter_matrices: usize,
     pub tasks: usize,
@@ -147,14 +147,14 @@ impl Tables {
             matrices.push(planned, group, buffers, table.segments.len() as u32);
             table.push(planned, group, buffers, seed);
         }
-        let group_chunks = table.sort_by_group(plan.groups.len());
+        let group_chunks = table.list_chunks(plan.groups.len());
         let normalised = matrices.normalised(&plan.groups);
         let mut bytes = vec![];
         let fixed = Layout::new(plan).fixed;
         let mut this = Self {
             segments: append(&mut bytes, &table.segments),
             parameters: append(&mut bytes, &table.parameters),
-            chunks: append(&mut bytes, &table.chunks),
+            owners: append(&mut bytes, &table.owners),
             matrices: append(&mut bytes, &matrices.matrices),
             parameter_matrices: append(&mut bytes, &matrices.parameters),
             tasks: append(&mut bytes, &matrices.tasks),
@@ -163,7 +163,7 @@ impl Tables {
             norm_ranges: append(&mut bytes, &normalised.ranges),
             segment_count: table.segments.len() as u32,
             parameter_count: table.parameters.len() as u32,
-            chunk_count: table.chunks.len() as u32,
+            chunk_count: table.owners.len() as u32,
             matrix_count: matrices.matrices.len() as u32,
             task_count: matrices.tasks.len() as u32,
             scalars_at: fixed,

@@ -60,15 +60,11 @@ pub(crate) struct Segment {
     pub type_variance: u8,
     pub shift: u8,
     pub aligned: u8,
-    pub pad: [u8; 24],
-}
-
-/// A stretch of a segment that one block takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub(crate) struct Chunk {
-    pub segment: u32,
-    pub chunk: u32,
+    pub plain: u8,
+    pub pad: [u8; 3],
+    pub first_chunk: u32,
+    pub chunks: u32,
+    pub more: [u32; 3],
 }
 
 /// The segments of a parameter.
@@ -178,7 +174,7 @@ pub(crate) struct Pair {
     pub type_addend: u8,
     pub shift: u8,
     pub aligned: u8,
-    pub pad: [u8; 4],
+    pub first_chunk: u32,
 }
 
 /// Bytes of what the kernels write for each segment, task and matrix.
@@ -188,6 +184,7 @@ pub(crate) const GATHERED_BYTES: usize = 32;
 
 const _: () = assert!(size_of::<Segment>() == 128 && std::mem::offset_of!(Segment, key) == 88);
 const _: () = assert!(std::mem::offset_of!(Segment, type_visible) == 96);
+const _: () = assert!(std::mem::offset_of!(Segment, first_chunk) == 108);
 const _: () = assert!(size_of::<Group>() == 64 && std::mem::offset_of!(Group, rule) == 48);
 const _: () = assert!(size_of::<Matrix>() == 128 && std::mem::offset_of!(Matrix, type_gradient) == 104);
 const _: () = assert!(size_of::<Control>() == 32 && size_of::<Pair>() == 32);
