@@ -3,9 +3,10 @@
 
 use globset::{Glob, GlobBuilder, GlobMatcher};
 
-use crate::algorithm::Slot;
+use crate::algorithm::{Norm, Rule, Slot};
 use crate::error::{Error, Result};
 use crate::group::{Group, Master, Rounding, Splits, StateDtype};
+use crate::optimizer::StepOptions;
 use crate::tensor::{Dtype, checked_numel, numel};
 
 /// Name, shape and types of a parameter: all that routing looks at.
@@ -156,6 +157,35 @@ impl Plan {
     /// Bytes of state of all parameters.
     pub fn state_bytes(&self) -> usize {
         self.parameters.iter().fold(0, |sum, p| sum.saturating_add(p.state_bytes()))
+    }
+
+    /// Bytes that a step has to read and write for these options: of parameters with a known gradient's type, every buffer
+    /// that the step touches, once for each pass that touches it. Caches, tables and hyperparameters are not counted. It is
+    /// the measure of a step's time that no implementation can beat, and what kernels are held to.
+    pub fn step_bytes(&self, options: &StepOptions) -> u64 {
+        let bytes = |p: &PlannedParameter| {
+            let Some(gradient) = p.spec.grad_dtype else { return 0 };
+            let algorithm = &self.group_of(p).algorithm;
+            let size =
+                |slot: Slot| p.slots.iter().filter(|(s, _)| *s == slot).map(|(_, d)| d.size()).sum::<usize>();
+            let previous = if algorithm.needs_previous_gradient() { gradient.size() } else { 0 };
+            let gradients = gradient.size() + previous;
+            let state: usize = p.slots.iter().map(|(_, dtype)| 2 * dtype.size()).sum();
+            // A full-precision copy is read in the parameter's place; a compact one with it.
+            let copied = size(Slot::Point) + size(Slot::Master) > 0;
+            let parameter = p.spec.dtype.size() * if copied { 1 } else { 2 };
+            let norm = match algorithm.rule() {
+                Rule::Lmo(lmo) if lmo.norm == Norm::Frobenius => gradients + size(Slot::Momentum),
+                _ => 0,
+            };
+            let scan = match algorithm.rule() {
+                _ if !options.decides() => 0,
+                Rule::AdaGrad(_) => gradients + size(Slot::Variance),
+                _ => gradients,
+            };
+            (gradients + state + parameter + norm + scan) as u64 * p.numel() as u64
+        };
+        self.parameters.iter().map(bytes).sum()
     }
 
     /// Warnings for the gradients' types as they are now.

@@ -227,7 +227,7 @@ fn quiet_prints_nothing() {
 fn help_and_version_succeed() {
     let dir = folder();
     assert_eq!(stdout(dir.path(), "--version"), format!("orthant {}\n", env!("CARGO_PKG_VERSION")));
-    for subcommand in ["info", "plan", "step"] {
+    for subcommand in ["info", "plan", "step", "parity", "bench"] {
         assert!(stdout(dir.path(), "--help").contains(subcommand));
         assert!(stdout(dir.path(), &format!("help {subcommand}")).contains("Usage: orthant"));
         let version = stdout(dir.path(), &format!("{subcommand} --version"));

@@ -263,3 +263,86 @@ fn parity_misses_are_listed_and_are_exit_1() {
     let missed = report["rows"].as_array().expect("rows").iter().filter(|row| row["ok"] == false).count();
     assert!(missed >= 1 && stderr.contains(&format!("{missed} of ")), "{stderr}");
 }
+
+fn rows_of(report: &Value) -> &Vec<Value> {
+    report["rows"].as_array().expect("rows")
+}
+
+#[test]
+fn bench_counts_on_the_software_gpu_and_times_nothing() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let report = json(dir.path(), "bench --device emulated --json --elements 300001 --tensors 3");
+    assert_eq!(report["driver"]["emulated"], true);
+    assert_eq!(report["card"]["compute_capability"], "8.0");
+    assert_eq!(report["kernels"]["machine_code"], false);
+    assert_eq!(report["left_out"], serde_json::json!([]));
+    let expected = [
+        ("sign-sgd", "bf16", "bf16", "none", 6.0, 2),
+        ("signum", "bf16", "bf16", "bf16", 10.0, 2),
+        ("lion", "bf16", "bf16", "bf16", 10.0, 2),
+        ("lion", "bf16", "bf16", "f32", 14.0, 2),
+        ("lion", "bf16", "bf16", "f32", 20.0, 2),
+        ("lion", "f32", "f32", "f32", 20.0, 2),
+        ("sgd", "bf16", "bf16", "bf16", 10.0, 2),
+        ("adamw", "bf16", "bf16", "bf16", 14.0, 2),
+        ("adamw", "bf16", "bf16", "f32", 22.0, 2),
+        ("adamw", "bf16", "bf16", "f32", 28.0, 2),
+        ("adagrad", "bf16", "bf16", "f32", 14.0, 2),
+        ("nsgd", "bf16", "bf16", "bf16", 14.0, 4),
+        ("extrapolated", "bf16", "bf16", "f32", 20.0, 2),
+        ("mvr", "bf16", "f32", "f32", 20.0, 2),
+        ("scan", "bf16", "bf16", "none", 2.0, 5),
+        ("clip", "bf16", "bf16", "bf16", 12.0, 5),
+        ("accumulate", "bf16", "f32", "none", 10.0, 1),
+    ];
+    let rows = rows_of(&report);
+    assert_eq!(rows.len(), expected.len());
+    for (row, (kernel, param, grad, state, bytes, launches)) in rows.iter().zip(expected) {
+        for (key, value) in [("kernel", kernel), ("param", param), ("grad", grad), ("state", state)] {
+            assert_eq!(row[key], value, "{row}");
+        }
+        assert_eq!((&row["elements"], &row["tensors"]), (&300_001.into(), &3.into()));
+        assert_eq!(row["launches"], launches, "{row}");
+        let counted = row["bytes_per_element"].as_f64().expect("counted");
+        assert!(counted >= bytes && counted < 1.01 * bytes + 0.4, "{row}");
+        assert!(row["sector_efficiency"].as_f64() > Some(0.95), "{row}");
+        assert!(row["instructions_per_element"].as_f64() > Some(5.0), "{row}");
+        for key in ["ns", "copy_ns", "share_of_copy", "host_ns"] {
+            assert!(row.get(key).is_none(), "the software GPU has no times: {row}");
+        }
+    }
+    let text = good(dir.path(), "bench --device emulated --quick --kernels lion,scan");
+    assert!(text.contains("not measured") && text.contains("not timed"), "{text}");
+    assert!(!text.contains("adamw"), "{text}");
+}
+
+#[test]
+fn bench_times_the_cpu_and_counts_nothing() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let report = json(dir.path(), "bench --quick --json --kernels lion,accumulate,scan");
+    assert_eq!((&report["device"], &report["driver"]), (&"cpu".into(), &Value::Null));
+    let rows = rows_of(&report);
+    assert_eq!(rows.len(), 6);
+    for row in rows {
+        let number = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("{key}: {row}"));
+        assert!((number("share_of_copy") - number("copy_ns") / number("ns")).abs() < 1e-9);
+        assert!([2.0, 10.0, 14.0, 20.0].contains(&number("bytes_per_element")), "{row}");
+        for key in ["launches", "sector_efficiency", "instructions_per_element", "host_ns"] {
+            assert!(row.get(key).is_none(), "{row}");
+        }
+    }
+}
+
+#[test]
+fn bench_refuses_what_there_is_not() {
+    let dir = TempDir::new().expect("a temporary folder");
+    for (line, says) in [
+        ("bench --kernels lyon", "there is no `lyon`; legal: sign-sgd, signum, lion,"),
+        ("bench --elements 0", "--elements"),
+        ("bench --elements 3 --tensors 4", "there are 3 elements"),
+        ("bench --device emulated:sm_7", "must be"),
+    ] {
+        let (code, stdout, stderr) = run(dir.path(), line);
+        assert!(code == 2 && stdout.is_empty() && stderr.contains(says), "{line}: {code} {stderr}");
+    }
+}

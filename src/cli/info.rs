@@ -1,7 +1,7 @@
 //! `orthant info`
 
 use orthant::algorithm::PRESETS;
-use orthant::{Device, Driver, IMAGES, NVRTC_VERSION};
+use orthant::{Device, DeviceInfo, Driver, IMAGES, NVRTC_VERSION};
 
 use super::{Common, print};
 
@@ -86,19 +86,17 @@ fn kernels_line() -> String {
     }
 }
 
-fn driver_json(driver: &Driver) -> serde_json::Value {
-    let devices: Vec<_> = driver
-        .devices
-        .iter()
-        .map(|card| {
-            serde_json::json!({
-                "name": card.name,
-                "compute_capability": format!("{}.{}", card.compute_capability.0, card.compute_capability.1),
-                "multiprocessors": card.multiprocessors,
-                "memory": card.memory,
-            })
-        })
-        .collect();
+pub fn card_json(card: &DeviceInfo) -> serde_json::Value {
+    serde_json::json!({
+        "name": card.name,
+        "compute_capability": format!("{}.{}", card.compute_capability.0, card.compute_capability.1),
+        "multiprocessors": card.multiprocessors,
+        "memory": card.memory,
+    })
+}
+
+pub fn driver_json(driver: &Driver) -> serde_json::Value {
+    let devices: Vec<_> = driver.devices.iter().map(card_json).collect();
     serde_json::json!({
         "path": driver.path,
         "version": format!("{}.{}", driver.version.0, driver.version.1),

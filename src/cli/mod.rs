@@ -1,5 +1,6 @@
 //! Command line: options common to all subcommands, exit codes, output.
 
+mod bench;
 mod info;
 mod noise;
 mod parity;
@@ -36,6 +37,8 @@ enum Command {
     Step(step::Options),
     /// Every kernel beside the CPU, bit for bit, and beside the f64 reference
     Parity(parity::Options),
+    /// What a step of each kernel costs: counted on the software GPU, timed elsewhere
+    Bench(bench::Options),
 }
 
 #[derive(Args)]
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
         Command::Plan(options) => plan::run(options, &cli.common),
         Command::Step(options) => step::run(options, &cli.common),
         Command::Parity(options) => parity::run(options, &cli.common),
+        Command::Bench(options) => bench::run(options, &cli.common),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

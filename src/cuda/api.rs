@@ -22,7 +22,7 @@ pub(crate) use sys::{
 
 /// Everything of the driver that the backend calls, beside the probe. cudarc panics at the first call of a symbol that an
 /// old driver lacks: all are looked for beforehand.
-pub(super) const SYMBOLS: [&str; 39] = [
+pub(super) const SYMBOLS: [&str; 40] = [
     "cuCtxGetCurrent",
     "cuCtxGetDevice",
     "cuCtxPopCurrent_v2",
@@ -48,6 +48,7 @@ pub(super) const SYMBOLS: [&str; 39] = [
     "cuMemFreeHost",
     "cuMemFree_v2",
     "cuMemGetInfo_v2",
+    "cuMemcpyDtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",
     "cuMemsetD16Async",
@@ -397,6 +398,19 @@ pub(crate) fn copy_out(to: &mut [u8], from: CUdeviceptr, stream: CUstream) -> An
     }
     call!(cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, to.len(), stream))?;
     synchronize_stream(stream)
+}
+
+/// A copy within the card's memory.
+pub(crate) fn copy_on_device(
+    to: CUdeviceptr,
+    from: CUdeviceptr,
+    bytes: usize,
+    stream: CUstream,
+) -> Answer<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    call!(cuMemcpyDtoDAsync_v2(to, from, bytes, stream))
 }
 
 /// A copy from pinned memory, which must stay as it is until it is done.

@@ -400,6 +400,23 @@ impl DeviceBuffer {
         self.context.run("copying to the card", || api::copy_in(to, from, stream.raw()))
     }
 
+    /// Copies `bytes` bytes of another buffer of the card, from `from_at` on, to the bytes from `at` on, in the stream's order.
+    /// Ranges of one buffer may not overlap.
+    ///
+    /// # Errors
+    /// A range that is not inside; what the driver says.
+    pub fn copy(
+        &self,
+        stream: &Stream,
+        at: usize,
+        from: &DeviceBuffer,
+        from_at: usize,
+        bytes: usize,
+    ) -> Result<()> {
+        let (to, from) = (self.range(at, bytes)?, from.range(from_at, bytes)?);
+        self.context.run("copying on the card", || api::copy_on_device(to, from, bytes, stream.raw()))
+    }
+
     /// Copies the bytes from `at` on into `to`, after all work before in the stream, and waits.
     ///
     /// # Errors

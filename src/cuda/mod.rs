@@ -60,6 +60,21 @@ pub fn kernels(group: &Group, options: &StepOptions) -> Result<Vec<&'static str>
     Ok(families.into_iter().filter(|(_, used)| *used).map(|(name, _)| name).collect())
 }
 
+/// Launches of a step of a plan. Looks at no card.
+///
+/// # Errors
+/// As [`check_plan`].
+pub fn launches(plan: &Plan, options: &StepOptions) -> Result<u32> {
+    check_plan(Device::Cuda(0), plan)?;
+    let normalised = |p: &crate::plan::PlannedParameter| {
+        let is = matches!(plan.group_of(p).algorithm().rule(), Rule::Lmo(lmo) if lmo.norm == Norm::Frobenius);
+        is && !p.matrices.is_empty()
+    };
+    // Beside the scalars of the step and the elements: the scan with what it adds up to, norms with theirs.
+    let scan = if options.decides() { 3 } else { 0 };
+    Ok(2 + scan + if plan.parameters.iter().any(normalised) { 2 } else { 0 })
+}
+
 /// Bytes of device memory that an optimizer of this plan holds beside the tensors: state, work space, tables. Exact for
 /// tensors without gaps that begin at multiples of 16 bytes; tables of others are larger. Looks at no card.
 ///

@@ -72,7 +72,6 @@ impl StepOptions {
     }
 
     /// Whether steps look at all gradients before anything changes.
-    #[cfg(feature = "cuda")]
     pub(crate) fn decides(&self) -> bool {
         self.max_grad_norm.is_some() || self.nonfinite != NonFinite::Propagate
     }
