@@ -92,6 +92,7 @@ impl Tested {
         }
     }
 
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
     fn step(&mut self, host: &Host) -> orthant::Result<Option<StepReport>> {
         match self {
             Self::Cpu => Ok(None),

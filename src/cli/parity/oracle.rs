@@ -111,11 +111,13 @@ impl Step<'_> {
                     elements.par_iter_mut().for_each(|e| e.g = e.g.over(length).widened(0.0, tiny));
                 }
             }
-            _ => elements.par_iter_mut().for_each(|e| {
+            Norm::Sign => elements.par_iter_mut().for_each(|e| {
                 let sign = e.g.sign();
                 e.undecided |= sign.is_none();
                 e.g = Bounded::exact(sign.unwrap_or(0.0));
             }),
+            // A case of another norm needs a bound of its own: until it has one, it misses.
+            _ => elements.iter_mut().for_each(|e| e.g = Bounded::exact(f64::NAN)),
         }
         let lost = match lmo.constraint {
             Constraint::None => 0.0,

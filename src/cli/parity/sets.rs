@@ -2,7 +2,7 @@
 
 use orthant::algorithm::Slot;
 use orthant::config::Config;
-use orthant::{Device, Dtype, Optimizer, Parameter, StepReport, Storage, Tensor};
+use orthant::{Device, Dtype, Optimizer, Parameter, Storage, Tensor};
 
 use super::cases::Case;
 use crate::cli::noise::Noise;
@@ -137,8 +137,8 @@ pub use card::Card;
 
 #[cfg(feature = "cuda")]
 mod card {
-    use orthant::DeviceTensor;
     use orthant::cuda::{Context, DeviceBuffer, Stream};
+    use orthant::{DeviceTensor, StepReport};
 
     use super::*;
     use crate::cli::parity::cases::Layout;
