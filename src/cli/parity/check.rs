@@ -1,6 +1,7 @@
 //! One case: the device's bits beside the CPU's, and its distance from the f64 reference.
 
 use orthant::algorithm::Slot;
+use orthant::plan::MatrixView;
 use orthant::{Dtype, Plan, StepReport};
 
 use super::bounded::Bounded;
@@ -183,39 +184,13 @@ fn hold_to_reference(
     outcome: &mut Outcome,
 ) {
     for (i, planned) in plan.parameters.iter().enumerate() {
-        let group = plan.group_of(planned);
         let (old, new) = (iterate(before, i), iterate(after, i));
-        let grads = host.grads[i].to_vec_f64();
-        let previous = host.previous.get(i).map(orthant::Tensor::to_vec_f64);
         let largest = old.iter().fold(f64::MIN_POSITIVE, |most, x| most.max(x.abs()));
         let type_of = |slot: Slot| planned.slots.iter().find(|(s, _)| *s == slot).map(|(_, dtype)| *dtype);
         let copied = [Slot::Point, Slot::Master, Slot::Low].into_iter().any(|slot| type_of(slot).is_some());
         for matrix in &planned.matrices {
             let range = matrix.offset..matrix.offset + matrix.rows * matrix.columns;
-            let get = |values: Option<&[f64]>, k: usize| Bounded::exact(values.map_or(0.0, |v| v[k]));
-            let mut elements: Vec<Element> = range
-                .clone()
-                .map(|k| Element {
-                    x: Bounded::exact(old[k]),
-                    g: Bounded::exact(grads[k]),
-                    previous: get(previous.as_deref(), k),
-                    m: get(before.slot(i, Slot::Momentum), k),
-                    v: get(before.slot(i, Slot::Variance), k),
-                    largest: get(before.slot(i, Slot::VarianceMax), k),
-                    ..Element::default()
-                })
-                .collect();
-            let step = Step {
-                rule: group.algorithm().rule(),
-                lr: group.learning_rate().unwrap_or_default(),
-                weight_decay: group.decay(),
-                factor,
-                t: before.steps[i] + 1,
-                rows: matrix.rows,
-                columns: matrix.columns,
-            };
-            step.run(&mut elements);
-            for (k, e) in range.zip(&elements) {
+            for (k, e) in range.zip(reference(plan, host, factor, before, i, *matrix)) {
                 for (slot, expected) in
                     [(Slot::Momentum, e.m), (Slot::Variance, e.v), (Slot::VarianceMax, e.largest)]
                 {
@@ -240,6 +215,44 @@ fn hold_to_reference(
     }
 }
 
+/// A matrix of a parameter after one step of the f64 reference.
+fn reference(
+    plan: &Plan,
+    host: &Host,
+    factor: f64,
+    before: &Snapshot,
+    parameter: usize,
+    matrix: MatrixView,
+) -> Vec<Element> {
+    let group = plan.group_of(&plan.parameters[parameter]);
+    let old = iterate(before, parameter);
+    let grads = host.grads[parameter].to_vec_f64();
+    let previous = host.previous.get(parameter).map(orthant::Tensor::to_vec_f64);
+    let get = |values: Option<&[f64]>, k: usize| Bounded::exact(values.map_or(0.0, |v| v[k]));
+    let element = |k: usize| Element {
+        x: Bounded::exact(old[k]),
+        g: Bounded::exact(grads[k]),
+        previous: get(previous.as_deref(), k),
+        m: get(before.slot(parameter, Slot::Momentum), k),
+        v: get(before.slot(parameter, Slot::Variance), k),
+        largest: get(before.slot(parameter, Slot::VarianceMax), k),
+        ..Element::default()
+    };
+    let range = matrix.offset..matrix.offset + matrix.rows * matrix.columns;
+    let mut elements: Vec<Element> = range.map(element).collect();
+    let step = Step {
+        rule: group.algorithm().rule(),
+        lr: group.learning_rate().unwrap_or_default(),
+        weight_decay: group.decay(),
+        factor,
+        t: before.steps[parameter] + 1,
+        rows: matrix.rows,
+        columns: matrix.columns,
+    };
+    step.run(&mut elements);
+    elements
+}
+
 /// The iterate, as exactly as it is kept.
 fn iterate(of: &Snapshot, parameter: usize) -> Vec<f64> {
     let visible = &of.visible[parameter];
@@ -253,4 +266,61 @@ fn iterate(of: &Snapshot, parameter: usize) -> Vec<f64> {
         f64::from(f32::from_bits((*high as f32).to_bits().wrapping_add(word)))
     };
     visible.iter().zip(low).map(join).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::parity::cases;
+
+    /// The values that bounds are put around are those of the library's f64 steps, to f64's own rounding.
+    #[test]
+    fn the_reference_is_the_cpu_in_f64() {
+        for mut case in cases::all(3000) {
+            if case.kept != cases::Kept::default() || case.micro.is_some() || case.refused {
+                continue;
+            }
+            (case.param, case.grad) = (Dtype::F64, Dtype::F64);
+            let config = case.config(1).expect("legal");
+            let mut noise = Noise(case.elements() as u64);
+            let mut host = Host::new(&case, &config, &mut noise).expect("legal");
+            let mut compared = 0;
+            for _ in 0..3 {
+                host.renew(&mut noise, None).expect("it fits");
+                let before = host.snapshot().expect("on the host");
+                let report = host.optimizer.step().expect("finite");
+                let after = host.snapshot().expect("on the host");
+                let factor = factor(&case, &config.options, &host, &report, &mut Outcome::default());
+                let plan = host.optimizer.plan();
+                for (i, planned) in plan.parameters.iter().enumerate() {
+                    let (old, new) = (iterate(&before, i), iterate(&after, i));
+                    for matrix in &planned.matrices {
+                        let elements = reference(plan, &host, factor, &before, i, *matrix);
+                        for (k, e) in (matrix.offset..).zip(&elements).filter(|(_, e)| !e.undecided) {
+                            let near = |what: &str, value: f64, found: f64, scale: f64| {
+                                let off = (value - found).abs();
+                                assert!(
+                                    off <= 1e-12 * scale.abs().max(value.abs()) + 1e-300,
+                                    "{}: {what} of p{i}[{k}]: {value}, {found}",
+                                    case.name()
+                                );
+                            };
+                            near("x", e.x.value, new[k], old[k].abs().max(0.01));
+                            if let Some(m) = after.slot(i, Slot::Momentum) {
+                                near("m", e.m.value, m[k], 1.0);
+                            }
+                            if let Some(v) = after.slot(i, Slot::Variance) {
+                                near("v", e.v.value, v[k], v[k]);
+                            }
+                            if planned.slots.iter().any(|(slot, _)| *slot == Slot::Point) {
+                                near("y", e.y.value, after.visible[i][k], old[k].abs().max(1.0));
+                            }
+                            compared += 1;
+                        }
+                    }
+                }
+            }
+            assert!(compared > 100, "{}", case.name());
+        }
+    }
 }
