@@ -1,7 +1,7 @@
 //! The GPU backend on cudarc: finds and probes the driver, owns contexts, streams and memory, describes parameters and groups
 //! to the kernels, and runs steps.
 //!
-//! Read [`engine`] first: a step is a copy of the control block, if it changed, and one launch of a graph.
+//! A step (`engine.rs`, to be read first) is a copy of the control block, if it changed, and one launch of a graph.
 
 mod accumulate;
 mod api;

@@ -185,7 +185,7 @@ fn hold_to_reference(
 ) {
     for (i, planned) in plan.parameters.iter().enumerate() {
         let (old, new) = (iterate(before, i), iterate(after, i));
-        let largest = old.iter().fold(f64::MIN_POSITIVE, |most, x| most.max(x.abs()));
+        let largest = old.iter().chain(&new).fold(f64::MIN_POSITIVE, |most, x| most.max(x.abs()));
         let type_of = |slot: Slot| planned.slots.iter().find(|(s, _)| *s == slot).map(|(_, dtype)| *dtype);
         let copied = [Slot::Point, Slot::Master, Slot::Low].into_iter().any(|slot| type_of(slot).is_some());
         for matrix in &planned.matrices {
