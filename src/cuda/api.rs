@@ -84,7 +84,7 @@ macro_rules! call {
 const STICKY: [u32; 17] = [4, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911];
 const UNKNOWN: u32 = 999;
 pub(super) const NOT_READY: u32 = 600;
-pub(super) const OUT_OF_MEMORY: u32 = 2;
+pub(crate) const OUT_OF_MEMORY: u32 = 2;
 
 pub(super) fn is_sticky(code: u32) -> bool {
     STICKY.contains(&code) || code == UNKNOWN
@@ -212,6 +212,18 @@ pub(crate) fn device_of_pointer(address: CUdeviceptr) -> Answer<i32> {
         address
     ))?;
     Ok(ordinal)
+}
+
+/// The context that an address belongs to.
+pub(crate) fn context_of_pointer(address: CUdeviceptr) -> Answer<CUcontext> {
+    let mut context: CUcontext = null_mut();
+    let place: *mut CUcontext = &mut context;
+    call!(cuPointerGetAttribute(
+        place.cast(),
+        sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_CONTEXT,
+        address
+    ))?;
+    Ok(context)
 }
 
 pub(crate) fn load_module(image: &[u8]) -> Result<CUmodule, (Fault, String)> {

@@ -241,6 +241,15 @@ impl Stream {
         Self(Arc::new(InnerStream { context: context.clone(), raw: Handle(raw), owned }))
     }
 
+    /// Refuses a stream of another context than this.
+    pub(crate) fn check_in(&self, context: &Context) -> Result<()> {
+        if self.context().raw() == context.raw() {
+            return Ok(());
+        }
+        let reason = "the stream given belongs to another context".into();
+        Err(Error::Device { device: context.device().to_string(), reason })
+    }
+
     /// The caller's stream (a `CUstream`, or a `cudaStream_t`), which is not destroyed here.
     ///
     /// # Errors
@@ -253,10 +262,8 @@ impl Stream {
         let raw: CUstream = stream.cast();
         let of = context.run("looking at the caller's stream", || api::stream_context(raw))?;
         if of != context.raw() {
-            return Err(Error::Device {
-                device: context.device().to_string(),
-                reason: "the stream given belongs to another context".into(),
-            });
+            let reason = "the stream given belongs to another context".into();
+            return Err(Error::Device { device: context.device().to_string(), reason });
         }
         Ok(Self::of(context, raw, false))
     }

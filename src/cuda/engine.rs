@@ -220,9 +220,11 @@ impl Engine {
             // Counts and decisions go with it.
             let kept = self.layout.kept_bytes();
             let mut bytes = vec![0; kept];
+            // The rest is as after registration.
+            bytes.resize(larger.bytes(), 0);
             let moved = self
                 .work
-                .read(&self.stream, 0, &mut bytes)
+                .read(&self.stream, 0, &mut bytes[..kept])
                 .and_then(|()| larger.write(&self.stream, 0, &bytes));
             self.note(moved)?;
             Some(larger)

@@ -18,6 +18,7 @@ mod streams;
 pub(crate) mod table;
 
 pub(crate) use accumulate::Accumulation;
+pub(crate) use api::OUT_OF_MEMORY;
 pub use context::{Context, DeviceBuffer, Event, Stream};
 pub(crate) use control::Outcome;
 pub(crate) use driver::open;
@@ -109,7 +110,13 @@ pub(crate) fn check_tensor(
             Ok((api::is_device_memory(address), api::device_of_pointer(address)))
         })?;
         match found {
-            (Ok(true), Ok(ordinal)) if ordinal == context.ordinal() => {}
+            (Ok(true), Ok(ordinal)) if ordinal == context.ordinal() => {
+                // Memory of the driver's pools belongs to no context.
+                let of = context.run("looking at an address", || Ok(api::context_of_pointer(address)))?;
+                if of.is_ok_and(|of| !of.is_null() && of != context.raw()) {
+                    return refuse("lies in memory of another context of the card".into());
+                }
+            }
             (Ok(true), Ok(ordinal)) => {
                 return refuse(format!("lies on card {ordinal}, and steps run on {}", context.device()));
             }

@@ -8,13 +8,14 @@ use super::{AnyTensor, NonFinite, Step, StepOptions, StepReport};
 use crate::algorithm::Slot;
 use crate::cuda::table::{ENTRIES, Entry, NON_FINITE, OVERFLOW};
 use crate::cuda::{
-    Accumulation, Buffer, Context, DeviceBuffer, Engine, Event, Outcome, Part, Stream, check_tensor,
+    Accumulation, Buffer, Context, DeviceBuffer, Engine, Event, OUT_OF_MEMORY, Outcome, Part, Stream,
+    check_tensor,
 };
 use crate::error::{Error, Result};
 use crate::group::{Group, Hyperparameters};
 use crate::plan::Plan;
 use crate::reference::State;
-use crate::tensor::{Dtype, Storage};
+use crate::tensor::{Dtype, Storage, numel};
 
 /// An engine, and what it needs to work for host tensors.
 #[derive(Debug)]
@@ -56,11 +57,16 @@ impl Card {
         parameters: &[Parameter],
     ) -> Result<Self> {
         crate::cuda::check_plan(context.device(), plan)?;
+        if let Some(stream) = &stream {
+            stream.check_in(&context)?;
+        }
         let on_host = parameters.first().is_none_or(|p| p.data.host().is_some());
         check_places(&context, parameters, on_host)?;
         let mut mirrors: Vec<Mirror> = parameters.iter().map(|_| Mirror::default()).collect();
-        for (mirror, parameter) in mirrors.iter_mut().zip(parameters) {
-            mirror.fit(&context, parameter)?;
+        for (i, mirror) in mirrors.iter_mut().enumerate() {
+            mirror
+                .fit(&context, &parameters[i])
+                .map_err(|error| no_room(&context, &parameters[i..], error))?;
         }
         let bindings = |i: usize| bindings(&parameters[i], &mirrors[i]);
         let mut engine = Engine::new(&context, plan, options, bindings, options.seed)?;
@@ -338,6 +344,7 @@ impl Card {
     }
 
     pub fn write_control(&mut self, stream: &Stream) -> Result<()> {
+        stream.check_in(self.engine.context())?;
         self.engine.write_control_for_replay(stream)
     }
 
@@ -417,6 +424,22 @@ impl Mirror {
             grad: copy(&parameter.grad, &self.grad)?,
             prev_grad: copy(&parameter.prev_grad, &self.prev_grad)?,
         })
+    }
+}
+
+/// The error of copies that do not fit, with what they all need.
+fn no_room(context: &Context, parameters: &[Parameter], error: Error) -> Error {
+    if !matches!(error, Error::Driver { code: OUT_OF_MEMORY, .. }) {
+        return error;
+    }
+    let tensors = parameters.iter().flat_map(|p| [Some(&p.data), p.grad.as_ref(), p.prev_grad.as_ref()]);
+    let bytes = tensors.flatten().map(|tensor| (numel(tensor.shape()) * tensor.dtype().size()) as u64);
+    let first = parameters.first().map_or("", |p| &p.name);
+    Error::OutOfMemory {
+        device: context.device().to_string(),
+        what: format!("the copy of tensors in host memory, from parameter `{first}` on,"),
+        bytes: bytes.sum(),
+        free: context.memory().map_or(0, |(free, _)| free),
     }
 }
 
@@ -540,11 +563,7 @@ impl super::Optimizer {
         if card.on_host {
             return Err(Error::Step("step_on: tensors lie in host memory: use `step`".into()));
         }
-        if stream.context().raw() != card.engine.context().raw() {
-            return Err(Error::Step(
-                "step_on: the stream belongs to another context than the optimizer".into(),
-            ));
-        }
+        stream.check_in(card.engine.context())?;
         card.submit(&step, part, stream, report)
     }
 
