@@ -8,6 +8,7 @@ mod card;
 mod device_tensors;
 mod fixture;
 mod graphs;
+mod lifecycle;
 mod noise;
 mod parity;
 mod refusal;
