@@ -9,9 +9,9 @@ use orthant::config::Config;
 use orthant::cuda::{Context, DeviceBuffer, Stream};
 use orthant::{Device, DeviceTensor, Dtype, Optimizer, Parameter, Storage, Tensor};
 
-use crate::device;
 use crate::noise::Noise;
 use crate::parity::{SLOTS, Set};
+use crate::{context, device};
 
 const CANARY: u8 = 0xa5;
 /// Canaries before the first byte that a view may take; a multiple of 16, so that a skew is a skew.
@@ -25,7 +25,7 @@ pub struct Card {
 
 impl Card {
     pub fn new() -> Card {
-        Card::of(Context::open(device()).expect("a context"))
+        Card::of(context().expect("a context"))
     }
 
     pub fn of(context: Context) -> Card {

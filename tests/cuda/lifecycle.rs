@@ -175,7 +175,7 @@ fn things_go_in_any_order() {
     let parsed = Config::parse(&config_with("max_grad_norm = 1.0", RULES[12], "")).expect("a configuration");
     let host = Set::new(&mut Noise(1), Dtype::F32, Dtype::F32, &shapes());
     for order in 0..24 {
-        let Card { context, stream } = Card::new();
+        let Card { context, stream } = Card::of(Context::open(device()).expect("a context"));
         let card = Card { context: context.clone(), stream: stream.clone() };
         let set = OnCard::new(&card, &host, Layout::default());
         drop(card);

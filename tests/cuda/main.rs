@@ -5,6 +5,7 @@
 
 mod accumulate;
 mod card;
+mod checkpoints;
 mod device_tensors;
 mod fixture;
 mod graphs;
@@ -16,7 +17,8 @@ mod wild;
 
 use std::sync::LazyLock;
 
-use orthant::Device;
+use orthant::cuda::Context;
+use orthant::{Device, Result};
 
 /// Where the tests' steps run.
 fn device() -> Device {
@@ -25,4 +27,10 @@ fn device() -> Device {
         name.parse().unwrap_or_else(|e| panic!("ORTHANT_TEST_DEVICE: {e}"))
     });
     *DEVICE
+}
+
+/// A context that the tests share: kernels are loaded once.
+fn context() -> Result<Context> {
+    static CONTEXT: LazyLock<Result<Context>> = LazyLock::new(|| Context::open(device()));
+    CONTEXT.clone()
 }

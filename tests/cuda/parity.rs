@@ -4,8 +4,8 @@ use orthant::algorithm::Slot;
 use orthant::config::Config;
 use orthant::{Device, Dtype, Optimizer, Parameter, Tensor};
 
-use crate::device;
 use crate::noise::Noise;
+use crate::{context, device};
 
 pub const SLOTS: [Slot; 6] =
     [Slot::Momentum, Slot::Variance, Slot::VarianceMax, Slot::Point, Slot::Master, Slot::Low];
@@ -56,7 +56,8 @@ impl Set {
             let parameter = Parameter::new(name.as_str(), self.data[i].clone()).grad(self.grads[i].clone());
             if previous { parameter.prev_grad(self.previous[i].clone()) } else { parameter }
         });
-        Optimizer::builder(device).groups(config.groups.clone()).options(config.options).register(parameters)
+        let builder = Optimizer::builder(device).groups(config.groups.clone()).options(config.options);
+        if device == Device::Cpu { builder } else { builder.context(context()?) }.register(parameters)
     }
 
     /// New gradients for this set and another one.
