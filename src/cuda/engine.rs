@@ -44,9 +44,21 @@ pub(crate) struct Engine {
     /// Of the whole step, then of each group.
     graphs: Vec<Option<Graph>>,
     decides: bool,
+    captured: Captured,
+    /// What callers' graphs that are out of date still point at.
+    retired: Vec<DeviceBuffer>,
     seed: u64,
     /// The first error after which the card or the state on it is of no use.
     lost: OnceLock<Error>,
+}
+
+/// Whether a step was captured into a caller's graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Captured {
+    No,
+    Fits,
+    /// Launches are others since.
+    OutOfDate,
 }
 
 /// Which part of a step.
@@ -97,6 +109,8 @@ impl Engine {
             journal,
             graphs,
             decides,
+            captured: Captured::No,
+            retired: vec![],
             seed,
             lost,
         };
@@ -235,12 +249,23 @@ impl Engine {
         self.note(copied)?;
         self.tables = tables;
         self.tables_changed = false;
-        self.tables_memory = memory;
-        if let Some(work) = work {
-            self.work = work;
+        let old = [
+            Some(std::mem::replace(&mut self.tables_memory, memory)),
+            work.map(|work| std::mem::replace(&mut self.work, work)),
+        ];
+        if self.captured != Captured::No {
+            self.retired.extend(old.into_iter().flatten());
         }
-        self.graphs.iter_mut().for_each(|graph| drop(graph.take()));
+        self.forget_graphs();
         Ok(())
+    }
+
+    /// Steps are other launches from now on.
+    fn forget_graphs(&mut self) {
+        self.graphs.iter_mut().for_each(|graph| drop(graph.take()));
+        if self.captured == Captured::Fits {
+            self.captured = Captured::OutOfDate;
+        }
     }
 
     /// Hyperparameters and options of later steps. They reach the card with the next step's copy.
@@ -253,7 +278,7 @@ impl Engine {
         self.check()?;
         if options.decides() != self.decides {
             self.decides = options.decides();
-            self.graphs.iter_mut().for_each(|graph| drop(graph.take()));
+            self.forget_graphs();
         }
         self.ring.set(groups, hyper, options)
     }
@@ -291,6 +316,11 @@ impl Engine {
     /// What is new, before a replay of somebody else's graph.
     pub fn write_control_for_replay(&mut self, stream: &Stream) -> Result<()> {
         self.check()?;
+        if self.captured == Captured::OutOfDate {
+            let reason = "write_control: a step was captured before strides, alignments or what decides a step changed: \
+                          capture it again";
+            return Err(Error::Step(reason.into()));
+        }
         self.streams.given(stream);
         self.publish(None, stream)
     }
@@ -311,7 +341,9 @@ impl Engine {
                 // Part of a step must not become a graph: to wait for a stream ends its capture with an error.
                 let _ = self.context.run(&during, || api::synchronize_stream(stream.raw()));
             }
-            return self.note(given).map(|()| true);
+            self.note(given)?;
+            self.captured = Captured::Fits;
+            return Ok(true);
         }
         self.prepare_graph(part, &during)?;
         self.publish(Some(part), stream)?;

@@ -571,7 +571,8 @@ impl super::Optimizer {
     /// was captured into.
     ///
     /// # Errors
-    /// What the driver says; device `cpu`.
+    /// A step that has to be captured again, since bindings with other strides or alignments, or clipping that was switched on
+    /// or off, made it other launches; what the driver says; device `cpu`.
     pub fn write_control(&mut self, stream: &Stream) -> Result<()> {
         self.card()?.write_control(stream)
     }
