@@ -10,7 +10,7 @@ use orthant::cuda::{Event, Stream};
 use orthant::{Algorithm, Device, Dtype, Error};
 
 use crate::device;
-use crate::fixture::{Card, Layout, OnCard, Pair, assert_same};
+use crate::fixture::{Card, Layout, OnCard, Pair, View, assert_same};
 use crate::noise::Noise;
 use crate::parity::{RULES, Set, config, config_with};
 
@@ -191,6 +191,64 @@ fn replays_queued_with_a_learning_rate_each() {
     }
     stream.synchronize().expect("done");
     pair.same("after 20 replays");
+}
+
+/// What a caller's graph was captured for can change so that it has to be captured again. Then that is said, and an old one
+/// that is replayed all the same touches no memory that is not there any more.
+#[test]
+fn a_callers_graph_that_does_not_fit_any_more() {
+    let text = config_with("nonfinite = \"propagate\"", RULES[12], "");
+    let mut pair = Pair::new(&text, Dtype::F32, Dtype::F32, &[vec![9, 33], vec![70, 65]]);
+    let stream = pair.card.stream.clone();
+    let capture =
+        |pair: &mut Pair| Graph::capture(&stream, || pair.optimizer.step_on(&stream).expect("captured"));
+    let replay = |pair: &mut Pair, graph: &Graph, what: &str| {
+        pair.reference.step().expect("a step");
+        pair.optimizer.write_control(&stream).unwrap_or_else(|e| panic!("{what}: {e}"));
+        graph.launch();
+        stream.synchronize().expect("done");
+        pair.same(what);
+        assert_eq!(pair.optimizer.status().expect("no refusal").len(), 1, "{what}");
+    };
+    let outdated = |pair: &mut Pair| match pair.optimizer.write_control(&stream) {
+        Err(Error::Step(text)) => assert!(text.contains("capture it again"), "{text}"),
+        other => panic!("{other:?}"),
+    };
+    let first = capture(&mut pair);
+    replay(&mut pair, &first, "the first");
+    // The same shape elsewhere is sent along.
+    let moved = |pair: &Pair, gap: usize| -> Vec<View> {
+        let grads = pair.set.host.grads.iter();
+        grads.map(|t| pair.card.tensor(&t.to_storage(), t.shape(), 0, gap)).collect()
+    };
+    let bind = |pair: &mut Pair, views: Vec<View>| {
+        let bindings = pair.set.host.names.iter().zip(&views).map(|(n, v)| (n, Some(v.tensor.clone())));
+        pair.optimizer.rebind_gradients(bindings).expect("bound");
+        std::mem::replace(&mut pair.set.grads, views)
+    };
+    let elsewhere = moved(&pair, 0);
+    let kept = bind(&mut pair, elsewhere);
+    replay(&mut pair, &first, "bound elsewhere");
+    // Other strides are other launches.
+    let strided = moved(&pair, 3);
+    let kept = (kept, bind(&mut pair, strided));
+    outdated(&mut pair);
+    pair.step("an ordinary one");
+    first.launch();
+    stream.synchronize().expect("nothing is touched that is gone");
+    drop(kept);
+    let mut pair = Pair::new(&text, Dtype::F32, Dtype::F32, &[vec![9, 33], vec![70, 65]]);
+    let first = capture(&mut pair);
+    replay(&mut pair, &first, "before");
+    pair.both(|o| o.set_max_grad_norm(Some(0.1)));
+    outdated(&mut pair);
+    let second = capture(&mut pair);
+    replay(&mut pair, &second, "with clipping");
+    let strided = moved(&pair, 3);
+    let kept = bind(&mut pair, strided);
+    let third = capture(&mut pair);
+    replay(&mut pair, &third, "with gaps");
+    drop(kept);
 }
 
 const TWO_GROUPS: &str = "[step]\nnonfinite = \"propagate\"\n\
