@@ -354,8 +354,8 @@ impl Optimizer {
         })
     }
 
-    /// Binds other gradient tensors (or none) to parameters, all or nothing. On a card this is one copy, unless strides or
-    /// alignments change.
+    /// Binds other gradient tensors (or none) to parameters, all or nothing. On a card this is one copy before the next step,
+    /// unless strides or alignments change.
     ///
     /// # Errors
     /// Unknown names, shapes or dtypes that do not fit, storage that belongs to a parameter.
