@@ -194,3 +194,19 @@ fn scalars() {
         compare(&config_with("max_grad_norm = 0.3", RULES[rule], ""), TYPES[rule % 5], &shapes, layout, 3);
     }
 }
+
+/// More parameters, matrices, blocks of a matrix and chunks than one block of a kernel takes at once.
+#[test]
+fn more_of_everything_than_a_block_takes() {
+    let many: Vec<Vec<usize>> = (0..600).map(|n| vec![1 + n * 7 % 23]).collect();
+    let batches = [vec![300, 2, 3], vec![5], vec![270, 3, 2]];
+    // 300 blocks of 4,096, and around 8 of them.
+    let large = [vec![300, 4096], vec![7, 4096], vec![8, 4096], vec![9, 4096]];
+    for (step, rule) in [("max_grad_norm = 0.5", 14), ("nonfinite = \"skip\"\nmax_grad_norm = 2.0", 3)] {
+        let config = config_with(step, RULES[rule], "");
+        compare(&config, (Dtype::F32, Dtype::F32), &many, Layout::default(), 2);
+        compare(&config, (Dtype::Bf16, Dtype::F32), &batches, Layout { skew: 3, ..Layout::default() }, 2);
+    }
+    let config = config_with("max_grad_norm = 0.5", RULES[14], "");
+    compare(&config, (Dtype::Bf16, Dtype::Bf16), &large, Layout { gradient_skew: 1, ..Layout::default() }, 1);
+}

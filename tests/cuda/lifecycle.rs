@@ -236,7 +236,7 @@ fn optimizers_leave_nothing_behind() {
             let mut optimizer = set.optimizer(&card, &parsed);
             optimizer.step().expect("given");
             optimizer.step_on(&other).expect_or_done(&card);
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 optimizer.set_max_grad_norm(None).expect("legal");
                 optimizer.step().expect("given");
             }

@@ -38,9 +38,17 @@ fn put(pair: &Pair, previous: bool, parameter: usize, change: impl Fn(&mut Vec<f
     views[parameter].write(&values);
 }
 
-/// A step that both refuse, with the same words.
+/// A step that both refuse, with the same words, and that leaves the same behind.
 #[track_caller]
 fn refused(pair: &mut Pair, what: &str) -> Error {
+    let error = told(pair, what);
+    pair.same(what);
+    error
+}
+
+/// The words alone.
+#[track_caller]
+fn told(pair: &mut Pair, what: &str) -> Error {
     let expected = pair.reference.step().expect_err(what);
     let pending = pair.optimizer.step().unwrap_or_else(|e| panic!("{what}: {e}"));
     assert!(pending.pending);
@@ -48,7 +56,6 @@ fn refused(pair: &mut Pair, what: &str) -> Error {
     let found = pair.optimizer.status().expect_err(what);
     assert_eq!(expected, found, "{what}");
     assert_eq!(pair.optimizer.status(), Ok(vec![]), "{what}: said once");
-    pair.same(what);
     expected
 }
 
@@ -121,6 +128,42 @@ fn the_first_of_many_is_named() {
     }
     pair.renew();
     pair.step("after");
+}
+
+/// Among more parameters, and in more blocks, than a block of the kernels takes at once.
+#[test]
+fn the_first_among_many_parameters_and_blocks() {
+    let mut shapes: Vec<Vec<usize>> = (0..520).map(|n| vec![1 + n % 3]).collect();
+    shapes[300] = vec![300, 2, 2];
+    shapes[400] = vec![260, 4096];
+    let mut pair = Pair::new(&config_with(ERROR, RULES[11], ""), Dtype::F32, Dtype::F32, &shapes);
+    for (parameter, at, value) in [
+        (519, 0, f64::NAN),
+        (400, 260 * 4096 - 1, f64::INFINITY),
+        (400, 257 * 4096 + 5, f64::NEG_INFINITY),
+        (400, 4095, f64::NAN),
+        (300, 1199, f64::NAN),
+        (300, 1027, f64::INFINITY),
+        (258, 0, f64::NAN),
+        (257, 0, 1e30),
+    ] {
+        put(&pair, false, parameter, |v| v[at] = value);
+        let what = format!("{value} at {at} of p{parameter}");
+        // Not finite goes before too large, wherever they are.
+        if let Error::NonFiniteGradient { parameter: name, index, .. } = told(&mut pair, &what) {
+            let wanted = if value.is_finite() { (258, 0) } else { (parameter, at) };
+            assert_eq!((name, index), (format!("p{}", wanted.0), wanted.1), "{what}");
+        } else {
+            panic!("{what}");
+        }
+    }
+    pair.same("at the end");
+    for (parameter, at) in [(519, 0), (400, 5), (300, 1100), (258, 0)] {
+        pair.renew();
+        put(&pair, false, parameter, |v| v[at] = 1e25);
+        let Error::GradientOverflow { parameter: name, .. } = told(&mut pair, "too large") else { panic!() };
+        assert_eq!(name, format!("p{parameter}"));
+    }
 }
 
 /// Finite gradients whose squares or sums the state cannot hold.
