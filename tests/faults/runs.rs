@@ -89,6 +89,9 @@ struct Reference(Vec<Seen>);
 
 impl Reference {
     fn of(scenario: &Scenario, context: Option<Context>) -> Reference {
+        if scenario.current {
+            make_current();
+        }
         let mut world = World::new(context);
         let mut seen = vec![world.observe().unwrap_or_else(|e| panic!("{e}"))];
         for (name, action) in &scenario.actions {
@@ -178,6 +181,14 @@ fn check_lost(world: &mut World, which: usize, first: &Error, what: &str) {
         }
     }
     assert!(begun.elapsed() < Duration::from_secs(2), "{what}: calls of a lost device take their time");
+}
+
+/// The calling thread's current context.
+fn current() -> usize {
+    let mut context = std::ptr::null_mut();
+    // SAFETY: a place for the result.
+    unsafe { sys::cuCtxGetCurrent(&mut context) };
+    context as usize
 }
 
 /// One run.
@@ -282,7 +293,9 @@ fn sweep(session: &Session, scenario: &'static Scenario, part: Part) -> usize {
         *context = (!scenario.opens).then(keeper);
     };
     fresh(&mut context);
-    let reference = Reference::of(scenario, context.clone());
+    // In a thread of its own, as every run: contexts are current in threads.
+    let of = |context| std::thread::scope(|s| s.spawn(|| Reference::of(scenario, context)).join());
+    let reference = of(context.clone()).unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     std::thread::scope(|scope| {
         for nth in 1.. {
             let mut fired = false;
@@ -304,25 +317,25 @@ fn sweep(session: &Session, scenario: &'static Scenario, part: Part) -> usize {
                         if scenario.current {
                             make_current();
                         }
+                        let before = current();
                         session.emulator.inject("*", nth, code).unwrap_or_else(|e| panic!("{e}"));
                         run(session, scenario, reference, this, code, &what);
-                        _ = tell.send(());
+                        let call = session.ordered();
+                        session.emulator.forget_faults().unwrap_or_else(|e| panic!("{e}"));
+                        assert_eq!(current(), before, "{what} the thread's context");
+                        _ = tell.send(call);
                     }
                 });
-                match told.recv_timeout(PATIENCE) {
-                    Ok(()) => {}
+                let call = match told.recv_timeout(PATIENCE) {
+                    Ok(call) => call,
                     Err(mpsc::RecvTimeoutError::Timeout) => {
                         eprintln!("{what} the run hangs");
                         std::process::abort();
                     }
-                    // It panicked.
-                    Err(mpsc::RecvTimeoutError::Disconnected) => {}
-                }
+                    Err(mpsc::RecvTimeoutError::Disconnected) => Some("a panic".into()),
+                };
                 let panicked = thread.join().is_err();
                 failures += usize::from(panicked);
-                let call = session.ordered();
-                // The list of those that have happened is forgotten with them.
-                session.emulator.forget_faults().unwrap_or_else(|e| panic!("{e}"));
                 let Some(call) = call else { break };
                 fired = true;
                 tried += 1;
@@ -338,7 +351,7 @@ fn sweep(session: &Session, scenario: &'static Scenario, part: Part) -> usize {
     });
     assert_eq!(failures, 0, "runs of `{}` failed: their words are above", scenario.name);
     // All is well afterwards.
-    let again = Reference::of(scenario, context.clone());
+    let again = of(context.clone()).unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     assert_same(again.0.last().expect("some"), reference.0.last().expect("some"), scenario.name);
     tried
 }
