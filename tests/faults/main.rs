@@ -4,6 +4,7 @@
 //! stays alive, an error that does not say which call and which device. The software GPU alone can be asked for this.
 #![allow(unsafe_code, reason = "tensors on a card, and the driver as a caller uses it")]
 
+mod lost;
 #[path = "../cuda/noise.rs"]
 mod noise;
 mod runs;

@@ -141,7 +141,7 @@ fn check_words(error: &Error, call: &str, code: u32, what: &str) {
 }
 
 /// Every call of a lost optimizer answers with its first error.
-fn check_lost(world: &mut World, which: usize, first: &Error, what: &str) {
+pub fn check_lost(world: &mut World, which: usize, first: &Error, what: &str) {
     let stream = world.streams.iter().flatten().next().cloned();
     let on_card = matches!(world.sets[which].place, Place::Card { .. });
     let gradients = if on_card { world.sets[which].gradients() } else { vec![] };
@@ -357,7 +357,7 @@ fn sweep(session: &Session, scenario: &'static Scenario, part: Part) -> usize {
 }
 
 /// Makes the card's primary context current, as in a thread that works with it anyway.
-fn make_current() {
+pub fn make_current() {
     let mut raw = std::ptr::null_mut();
     // SAFETY: places for results, and a handle that somebody holds.
     let results = unsafe {
