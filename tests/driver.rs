@@ -7,27 +7,32 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A `libcuda.so` as a C program of a few lines makes it: `version`, the answer of `cuInit`, and all the symbols that a
-/// probe asks for but `without`.
+/// The symbols that the library looks for, as its sources list them.
+fn symbols() -> Vec<&'static str> {
+    let sources = [include_str!("../src/cuda/driver.rs"), include_str!("../src/cuda/api.rs")];
+    let lists = sources.into_iter().flat_map(|source| source.split("SYMBOLS: [&str; ").skip(1));
+    // Behind the array's type: the names, in brackets.
+    let names = lists.map(|list| list.split(['[', ']']).nth(2).expect("a list"));
+    names.flat_map(|names| names.split('"').skip(1).step_by(2)).collect()
+}
+
+/// A `libcuda.so` as a C program of a few lines makes it: `version`, the answer of `cuInit`, and all the symbols that are
+/// looked for but `without`.
 fn stub(version: i32, init: i32, without: &str) -> TempDir {
     let dir = TempDir::new().expect("a temporary folder");
-    let symbols = [
-        ("cuInit", format!("unsigned f) {{ return {init}")),
-        ("cuDriverGetVersion", format!("int *v) {{ *v = {version}; return 0")),
-        ("cuDeviceGetCount", "int *n) { *n = 0; return 0".into()),
-        ("cuDeviceGet", "int *d, int o) { return 101".into()),
-        ("cuDeviceGetName", "char *n, int l, int d) { return 101".into()),
-        ("cuDeviceGetAttribute", "int *v, int a, int d) { return 101".into()),
-        ("cuDeviceTotalMem_v2", "unsigned long *b, int d) { return 101".into()),
-    ];
-    let code: String = symbols
-        .iter()
-        .filter(|(name, _)| *name != without)
-        .map(|(name, rest)| format!("int {name}({rest}; }}\n"))
+    let code: String = symbols()
+        .into_iter()
+        .filter(|name| *name != without)
+        .map(|name| match name {
+            "cuInit" => format!("int cuInit(unsigned f) {{ return {init}; }}\n"),
+            "cuDriverGetVersion" => format!("int {name}(int *v) {{ *v = {version}; return 0; }}\n"),
+            "cuDeviceGetCount" => format!("int {name}(int *n) {{ *n = 0; return 0; }}\n"),
+            _ => format!("int {name}(void) {{ return 101; }}\n"),
+        })
         .collect();
     fs::write(dir.path().join("stub.c"), code).expect("written");
     let mut compile = Command::new("cc");
-    compile.args(["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", "libcuda.so", "stub.c"]);
+    compile.args(["-w", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", "libcuda.so", "stub.c"]);
     let compiled = compile.current_dir(dir.path()).status().expect("a C compiler, cc");
     assert!(compiled.success());
     fs::copy(dir.path().join("libcuda.so"), dir.path().join("libcuda.so.1")).expect("copied");
@@ -73,6 +78,42 @@ fn a_driver_that_cannot_be_used_is_an_error_with_its_cause() {
     refused(&info("cuda", broken.path()), &["cuInit failed", "UNKNOWN"]);
     let empty = stub(13_000, 0, "");
     refused(&info("cuda:0", empty.path()), &["there are 0 cards"]);
+}
+
+/// One run for each symbol, with a driver that has all but that.
+#[test]
+fn a_driver_that_lacks_any_symbol_is_an_error_that_names_it() {
+    let all = symbols();
+    assert!(all.len() >= 50, "{all:?}");
+    for symbol in &all {
+        let lacking = stub(13_000, 0, symbol);
+        // Without this one it is not even taken for a driver.
+        let words = if *symbol == "cuInit" { "cuInit" } else { &format!("lacks {symbol};") };
+        refused(&info("cuda", lacking.path()), &["device `cuda:0`", words]);
+    }
+}
+
+/// Whether an address is a symbol of the driver is found out beforehand: what the backend calls, is in the lists.
+#[test]
+fn every_function_that_is_called_is_looked_for_beforehand() {
+    let all = symbols();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda");
+    let mut called = 0;
+    for file in fs::read_dir(folder).expect("the sources") {
+        let text = fs::read_to_string(file.expect("a file").path()).expect("text");
+        for before in ["call!(cu", "sys::cu", "b\"cu"] {
+            for rest in text.split(before).skip(1) {
+                let name: String =
+                    rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+                // Names of functions go on with a capital.
+                if name.starts_with(|c: char| c.is_ascii_uppercase()) {
+                    called += 1;
+                    assert!(all.contains(&format!("cu{name}").as_str()), "cu{name}");
+                }
+            }
+        }
+    }
+    assert!(called >= all.len(), "{called}");
 }
 
 #[test]

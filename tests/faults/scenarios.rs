@@ -380,7 +380,7 @@ pub static SCENARIOS: LazyLock<Vec<Scenario>> = LazyLock::new(|| {
                 status(0),
             ],
         ),
-        scenario(
+        current(
             "two optimizers, dropped in odd order",
             vec![
                 stream(),
