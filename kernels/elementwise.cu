@@ -44,7 +44,7 @@ __device__ Scalars scalars_of(const Group &g, double scale, u64 t, double factor
         if (lost != 0.0) s.flags |= DECAYS;
         s.keep = (float)__dsub_rn(1.0, lost);
         s.eta = (float)__ddiv_rn(g.lr, __dsub_rn(1.0, power(g.c[0], t)));
-        s.reach = (float)__dsqrt_rn(__dsub_rn(1.0, power(g.c[1], t)));
+        s.reach = (float)__ddiv_rn(1.0, __dsqrt_rn(__dsub_rn(1.0, power(g.c[1], t))));
         s.c[0] = (float)g.c[0];
         s.c[1] = (float)__dsub_rn(1.0, g.c[0]);
         s.c[2] = (float)g.c[1];
@@ -257,7 +257,7 @@ __device__ __forceinline__ void adamw(const Scalars &s, Values<N> &w) {
         });
     if (s.flags & DECAYS) w.each([&](u32 i) { w.x[i] = mul(s.keep, w.x[i]); });
     w.each([&](u32 i) {
-        const float denominator = add(__fdiv_rn(__fsqrt_rn(w.g[i]), s.reach), s.c[4]);
+        const float denominator = add(mul(__fsqrt_rn(w.g[i]), s.reach), s.c[4]);
         w.x[i] = sub(w.x[i], mul(s.eta, guarded(w.m[i], denominator)));
     });
 }

@@ -129,7 +129,7 @@ struct __align__(16) Scalars {
     float factor;      // on gradients: clipping, loss scale, and -1 for ascent
     float eta;         // lr * scale, or the step size of a rule beside the family
     float keep, lose;  // 1 - lr * weight_decay, and what that leaves out
-    float reach;       // of the extrapolation; AdamW: root of the bias correction
+    float reach;       // of the extrapolation; AdamW: inverse root of the bias correction
     float c[5];
     u32 rule, flags, step;
     float first, second, mantissa;  // x * first * second / mantissa is x divided by its norm

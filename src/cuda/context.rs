@@ -494,6 +494,28 @@ impl Drop for Pinned {
     }
 }
 
+/// A second stream of a capture: a branch of its graph.
+pub(crate) struct Side {
+    stream: Stream,
+    forked: Event,
+    joined: Event,
+}
+
+impl Side {
+    /// Begins the branch behind what `of` has been given, gives it its work, and returns.
+    pub fn branch(&self, of: CUstream, work: impl FnOnce(CUstream) -> Answer<()>) -> Answer<()> {
+        api::record_event(self.forked.raw(), of)?;
+        api::wait_event(self.stream.raw(), self.forked.raw())?;
+        work(self.stream.raw())?;
+        api::record_event(self.joined.raw(), self.stream.raw())
+    }
+
+    /// What follows in `of` comes behind the branch too.
+    pub fn join(&self, of: CUstream) -> Answer<()> {
+        api::wait_event(of, self.joined.raw())
+    }
+}
+
 /// An executable graph.
 #[derive(Debug)]
 pub(crate) struct Graph {
@@ -506,12 +528,17 @@ impl Graph {
     pub fn capture(
         context: &Context,
         during: &str,
-        work: impl FnOnce(CUstream) -> Answer<()>,
+        work: impl FnOnce(CUstream, &Side) -> Answer<()>,
     ) -> Result<Self> {
         let stream = Stream::new(context)?;
+        let side = Side {
+            stream: Stream::new(context)?,
+            forked: Event::new(context, false)?,
+            joined: Event::new(context, false)?,
+        };
         let raw = context.run(during, || {
             api::begin_capture(stream.raw())?;
-            let given = work(stream.raw());
+            let given = work(stream.raw(), &side);
             // The capture has to end, whatever became of the work.
             let ended = api::end_capture(stream.raw());
             let graph = match (given, ended) {

@@ -8,7 +8,7 @@
 use std::sync::OnceLock;
 
 use super::api::{self, Answer, CUstream};
-use super::context::{Context, DeviceBuffer, Graph, Stream};
+use super::context::{Context, DeviceBuffer, Graph, Side, Stream};
 use super::control::{Journal, Outcome, Ring};
 use super::elementwise::{Buffer, Buffers};
 use super::layout::{Layout, Tables};
@@ -336,7 +336,7 @@ impl Engine {
             self.note(kernels_loaded)?;
             // Replays of what the caller captures are on this stream, as far as anybody knows.
             self.streams.given(stream);
-            let given = self.context.run(&during, || self.enqueue(part, stream.raw()));
+            let given = self.context.run(&during, || self.enqueue(part, stream.raw(), None));
             if given.is_err() {
                 // Part of a step must not become a graph: to wait for a stream ends its capture with an error.
                 let _ = self.context.run(&during, || api::synchronize_stream(stream.raw()));
@@ -366,13 +366,14 @@ impl Engine {
         }
         let kernels = self.context.kernels().map(drop);
         self.note(kernels)?;
-        let graph = Graph::capture(&self.context, during, |stream| self.enqueue(part, stream));
+        let graph =
+            Graph::capture(&self.context, during, |stream, side| self.enqueue(part, stream, Some(side)));
         self.graphs[index_of(part)] = Some(self.note(graph)?);
         Ok(())
     }
 
     /// The launches of a step, in order.
-    fn enqueue(&self, part: Part, stream: CUstream) -> Answer<()> {
+    fn enqueue(&self, part: Part, stream: CUstream, side: Option<&Side>) -> Answer<()> {
         let Ok(kernels) = self.context.kernels() else { return Ok(()) };
         let t = &self.tables;
         let only = match part {
@@ -427,6 +428,12 @@ impl Engine {
             only.into(),
         ];
         kernels.prepare.launch(stream, t.parameter_count.div_ceil(kernels.prepare.threads), arguments)?;
+        // What became of the step is known here, and its copy to the host need not come between this step and the next.
+        let report = |stream| self.journal.copy_from(status, STATUS_BYTES, stream);
+        match side {
+            Some(side) if part == Part::All => side.branch(stream, report)?,
+            _ => {}
+        }
         let (list, tasks) = t.normalised_of(part);
         if list.count > 0 {
             let arguments = &mut [
@@ -457,10 +464,11 @@ impl Engine {
         ];
         let blocks = chunks.count.div_ceil(4).min(kernels.elementwise.resident);
         kernels.elementwise.launch(stream, blocks, arguments)?;
-        if part == Part::All {
-            self.journal.copy_from(status, STATUS_BYTES, stream)?;
+        match side {
+            _ if part != Part::All => Ok(()),
+            Some(side) => side.join(stream),
+            None => report(stream),
         }
-        Ok(())
     }
 
     /// Other work of ours was given to a stream: what it uses has to outlive it.

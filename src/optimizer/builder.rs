@@ -7,7 +7,7 @@ use std::sync::Arc;
 #[cfg(feature = "cuda")]
 use super::card::Card;
 use super::cpu::Cpu;
-use super::{AnyTensor, Backend, NonFinite, Optimizer, StepOptions, memory};
+use super::{AnyTensor, Backend, NonFinite, Optimizer, Roster, StepOptions, memory};
 use crate::algorithm::{Algorithm, Rule, Slot};
 #[cfg(feature = "cuda")]
 use crate::cuda::{Context, Stream};
@@ -182,6 +182,7 @@ impl Builder {
                 return Err(crate::driver::Driver::open(device).err().unwrap_or(Error::NoGradients));
             }
         };
+        let roster = Roster::new(&plan, &parameters);
         Ok(Optimizer {
             device: self.device,
             plan,
@@ -191,6 +192,7 @@ impl Builder {
             backend,
             shelved: HashMap::new(),
             micro_batches: 0,
+            roster,
         })
     }
 }

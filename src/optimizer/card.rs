@@ -29,6 +29,8 @@ pub(super) struct Card {
     names: Vec<String>,
     /// Whether each parameter has been given a step.
     started: Vec<bool>,
+    /// Whether all have: then a step's cost does not depend on their number.
+    all_started: bool,
     accumulation: Option<Accumulation>,
     /// Of steps that are done: reports and refusals that nobody was told of, the oldest first.
     outcomes: VecDeque<Result<StepReport>>,
@@ -78,6 +80,7 @@ impl Card {
             on_host,
             names: parameters.iter().map(|p| p.name.clone()).collect(),
             started: vec![false; parameters.len()],
+            all_started: false,
             accumulation: None,
             outcomes: VecDeque::new(),
             options: *options,
@@ -206,12 +209,15 @@ impl Card {
         }
         let captured = self.engine.submit(part, stream)?;
         self.note_given(part, captured, report);
-        for &i in step.present {
-            let concerned = match part {
-                Part::All => true,
-                Part::Group(group) => step.plan.parameters[i].group == group,
-            };
-            self.started[i] |= concerned;
+        if !self.all_started {
+            for &i in step.present {
+                let concerned = match part {
+                    Part::All => true,
+                    Part::Group(group) => step.plan.parameters[i].group == group,
+                };
+                self.started[i] |= concerned;
+            }
+            self.all_started = self.started.iter().all(|started| *started);
         }
         Ok(())
     }
@@ -393,6 +399,7 @@ impl Card {
     pub fn restore(&mut self, states: &[State]) -> Result<()> {
         self.engine.restore(states)?;
         self.started = states.iter().map(|state| state.step > 0).collect();
+        self.all_started = false;
         Ok(())
     }
 }
@@ -549,13 +556,13 @@ impl super::Optimizer {
     }
 
     fn step_part(&mut self, part: Part, stream: &Stream) -> Result<()> {
-        let (present, report) = self.check_step()?;
+        let report = self.check_step()?;
         let step = Step {
             plan: &self.plan,
             hyper: &self.hyper,
             options: &self.options,
             parameters: &self.parameters,
-            present: &present,
+            present: &self.roster.present,
         };
         let super::Backend::Card(card) = &mut self.backend else {
             return Err(Error::Step("device `cpu` has no streams: use `step`".into()));

@@ -141,6 +141,7 @@ pub struct Optimizer {
     shelved: HashMap<usize, Shelf>,
     /// Micro-batches since the last step.
     micro_batches: usize,
+    roster: Roster,
 }
 
 /// What a parameter's buffer held before it was to show the iterate.
@@ -149,6 +150,24 @@ struct Shelf {
     values: Storage,
     /// Whether it shows all of the iterate.
     done: bool,
+}
+
+/// Which parameters steps concern. Kept, so that a step's cost does not grow with their number.
+#[derive(Debug, Default)]
+struct Roster {
+    /// With a gradient.
+    present: Vec<usize>,
+    /// Of these, those that need a gradient at the previous point and have none: legal for a first step.
+    unpaired: Vec<usize>,
+}
+
+impl Roster {
+    fn new(plan: &Plan, parameters: &[Parameter]) -> Self {
+        let present: Vec<usize> = (0..parameters.len()).filter(|&i| parameters[i].grad.is_some()).collect();
+        let needs = |i: usize| plan.group_of(&plan.parameters[i]).algorithm.needs_previous_gradient();
+        let unpaired = present.iter().copied().filter(|&i| parameters[i].prev_grad.is_none() && needs(i));
+        Self { unpaired: unpaired.collect(), present }
+    }
 }
 
 impl Optimizer {
@@ -169,44 +188,40 @@ impl Optimizer {
     /// parameters and state are bit for bit unchanged then. On a card also [`Error::Driver`], with which nothing was
     /// changed, and [`Error::DeviceLost`].
     pub fn step(&mut self) -> Result<StepReport> {
-        let (present, report) = self.check_step()?;
+        let report = self.check_step()?;
         let step = Step {
             plan: &self.plan,
             hyper: &self.hyper,
             options: &self.options,
             parameters: &self.parameters,
-            present: &present,
+            present: &self.roster.present,
         };
         let report = on_backend!(&mut self.backend, backend => backend.step(&step, report))?;
         self.micro_batches = 0;
         Ok(report)
     }
 
-    /// What can be said of a step beforehand: parameters with a gradient, and the report so far.
-    fn check_step(&self) -> Result<(Vec<usize>, StepReport)> {
+    /// What can be said of a step beforehand.
+    fn check_step(&self) -> Result<StepReport> {
         self.check_device()?;
         if !self.shelved.is_empty() {
             return Err(Error::Step(
                 "step: the buffers show the iterates (eval_point); call train_point first".into(),
             ));
         }
-        let present: Vec<usize> =
-            (0..self.parameters.len()).filter(|&i| self.parameters[i].grad.is_some()).collect();
-        if present.is_empty() {
+        if self.roster.present.is_empty() {
             return Err(Error::NoGradients);
         }
-        for &i in &present {
-            let missing = self.group(i).algorithm.needs_previous_gradient()
-                && self.parameters[i].prev_grad.is_none()
-                && on_backend!(&self.backend, backend => backend.started(i));
-            if missing {
+        for &i in &self.roster.unpaired {
+            if on_backend!(&self.backend, backend => backend.started(i)) {
                 let reason = "variance reduction needs the gradient at the previous point, and none is bound";
                 return Err(Error::parameter(&self.parameters[i].name, reason));
             }
         }
+        let present = &self.roster.present;
         let (updated, without_gradient) = (present.len(), self.parameters.len() - present.len());
         let micro_batches = self.micro_batches;
-        Ok((present, StepReport { updated, without_gradient, micro_batches, ..StepReport::default() }))
+        Ok(StepReport { updated, without_gradient, micro_batches, ..StepReport::default() })
     }
 
     fn group(&self, parameter: usize) -> &Group {
@@ -404,6 +419,7 @@ impl Optimizer {
             new_types |=
                 std::mem::replace(&mut self.plan.parameters[i].spec.grad_dtype, grad_dtype) != grad_dtype;
         }
+        self.roster = Roster::new(&self.plan, &parameters);
         self.parameters = parameters;
         if new_types {
             self.plan.refresh_warnings();

@@ -192,7 +192,7 @@ pub struct AdamWStep<T> {
     new: [T; 2],
     keep: T,
     step_size: T,
-    root_correction: T,
+    inverse_root: T,
     eps: T,
     decays: bool,
 }
@@ -206,13 +206,14 @@ impl<T: Real> AdamWStep<T> {
             new: [T::of(1.0 - b1), T::of(1.0 - b2)],
             keep: T::of(1.0 - lr * weight_decay),
             step_size: T::of(lr / (1.0 - power(b1, t))),
-            root_correction: T::of((1.0 - power(b2, t)).sqrt()),
+            inverse_root: T::of(1.0 / (1.0 - power(b2, t)).sqrt()),
             eps: T::of(rule.eps),
             decays: lr * weight_decay != 0.0,
         }
     }
 
-    /// torch.optim.AdamW; `largest` is the amsgrad buffer.
+    /// torch.optim.AdamW; `largest` is the amsgrad buffer. The root of the second moment is multiplied with the inverse of
+    /// its correction, where torch divides: a division less an element.
     pub fn run(&self, x: &mut [T], g: &[T], m: &mut [T], v: &mut [T], mut largest: Option<&mut [T]>) {
         for i in 0..x.len() {
             m[i] = self.betas[0] * m[i] + self.new[0] * g[i];
@@ -226,7 +227,7 @@ impl<T: Real> AdamWStep<T> {
                 }
                 None => v[i],
             };
-            let denominator = second.sqrt() / self.root_correction + self.eps;
+            let denominator = second.sqrt() * self.inverse_root + self.eps;
             let update = guarded(m[i], denominator);
             let kept = if self.decays { self.keep * x[i] } else { x[i] };
             x[i] = kept - self.step_size * update;

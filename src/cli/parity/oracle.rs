@@ -65,7 +65,7 @@ impl Step<'_> {
                 let lost = self.lr * self.weight_decay;
                 let keep = Bounded::scalar(1.0 - lost);
                 let step_size = Bounded::scalar(self.lr / (1.0 - power(b1, self.t)));
-                let root = Bounded::scalar((1.0 - power(b2, self.t)).sqrt());
+                let inverse_root = Bounded::scalar(1.0 / (1.0 - power(b2, self.t)).sqrt());
                 let eps = Bounded::scalar(rule.eps);
                 elements.par_iter_mut().for_each(|e| {
                     e.m = old1.times(e.m).plus(new1.times(e.g));
@@ -74,7 +74,7 @@ impl Step<'_> {
                         e.largest = e.v.largest(e.largest);
                     }
                     let second = if rule.amsgrad { e.largest } else { e.v };
-                    let update = guarded(e, e.m, second.root().over(root).plus(eps));
+                    let update = guarded(e, e.m, second.root().times(inverse_root).plus(eps));
                     let kept = if lost != 0.0 { keep.times(e.x) } else { e.x };
                     e.x = kept.minus(step_size.times(update));
                 });
