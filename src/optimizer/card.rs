@@ -520,7 +520,8 @@ impl super::Optimizer {
     /// replay, [`write_control`](Self::write_control) sends changed ones.
     ///
     /// # Errors
-    /// As [`step`](Self::step); the refusal of a step before, with which nothing was given; tensors in host memory.
+    /// As [`step`](Self::step); the refusal of a step before, with which nothing was given; tensors in host memory. After an
+    /// error of the driver in a capture, the capture is invalid: no graph with part of a step can be made of it.
     pub fn step_on(&mut self, stream: &Stream) -> Result<()> {
         self.step_part(Part::All, stream)
     }
@@ -530,7 +531,8 @@ impl super::Optimizer {
     /// ([`NonFinite::Propagate`]), and they are not in the reports.
     ///
     /// # Errors
-    /// As [`step_on`](Self::step_on); an unknown group; options that concern all gradients.
+    /// As [`step_on`](Self::step_on); an unknown group; options that concern all gradients. Where `done` cannot be recorded the
+    /// step has been given all the same: the optimizer is lost then.
     pub fn step_group_on(
         &mut self,
         group: &str,

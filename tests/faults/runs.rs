@@ -52,7 +52,12 @@ pub fn session() -> Session {
 impl Session {
     /// A driver that knows of nothing that was before.
     pub fn restart(&self) {
-        let settings = [("CARD", "sm_80"), ("QUIET", "1"), ("THREADS", "1")];
+        self.restart_in_order("0");
+    }
+
+    /// The same with work that runs late and in any legal order, which the seed chooses; 0: at once.
+    fn restart_in_order(&self, seed: &str) {
+        let settings = [("CARD", "sm_80"), ("QUIET", "1"), ("THREADS", "1"), ("SEED", seed)];
         self.emulator.configure(&settings).unwrap_or_else(|e| panic!("{e}"));
     }
 
@@ -266,7 +271,10 @@ fn run(
     }
     if !name.ends_with('*') {
         let seen = world.observe().unwrap_or_else(|e| panic!("{what}: looking: {e}"));
-        assert_same(&reference.0[k], &seen, &format!("{what}, after the error"));
+        // Reports come when they come; at the end they are all there.
+        let without =
+            |seen: &Seen| -> Seen { seen.iter().filter(|(n, _)| n != "reports").cloned().collect() };
+        assert_same(&without(&reference.0[k]), &without(&seen), &format!("{what}, after the error"));
     }
     for (name, action) in &scenario.actions[k..] {
         action(&mut world).unwrap_or_else(|stop| panic!("{what}, then {name} again: {stop:?}"));
@@ -301,13 +309,12 @@ enum Part {
 }
 
 /// Tries a scenario with every call failing; how many faults there were.
-fn sweep(session: &Session, scenario: &'static Scenario, part: Part) -> usize {
-    session.restart();
+fn sweep(session: &Session, scenario: &'static Scenario, part: Part, order: &str) -> usize {
     let (mut tried, mut failures, mut context) = (0, 0, None);
     let lasting = matches!(part, Part::Lasting);
     let fresh = |context: &mut Option<Context>| {
         drop(context.take());
-        session.restart();
+        session.restart_in_order(order);
         *context = (!scenario.opens).then(keeper);
     };
     fresh(&mut context);
@@ -396,15 +403,23 @@ pub fn make_current() {
     assert!(results.iter().all(|&result| result as u32 == 0), "{results:?}");
 }
 
+/// The scenarios that are asked for, by part of their names.
+fn only() -> Option<String> {
+    std::env::var("ORTHANT_FAULTS_ONLY").ok()
+}
+
 /// Tries all scenarios, and prints how many faults that were.
 fn sweep_all(part: Part) -> usize {
     let session = session();
     let begun = Instant::now();
     let mut total = 0;
-    let only = std::env::var("ORTHANT_FAULTS_ONLY").unwrap_or_default();
-    for scenario in SCENARIOS.iter().filter(|scenario| scenario.name.contains(&only)) {
+    let only = only().unwrap_or_default();
+    let scenarios = SCENARIOS.iter().enumerate().filter(|(_, scenario)| scenario.name.contains(&only));
+    for (number, scenario) in scenarios {
         let before = begun.elapsed();
-        let tried = sweep(&session, scenario, part);
+        // Every other one with work that runs late.
+        let order = if let Part::Third(seed) = part { number as u64 + seed } else { number as u64 };
+        let tried = sweep(&session, scenario, part, ["0", "3"][order as usize % 2]);
         println!("{tried:6} faults, {:5.1} s: {}", (begun.elapsed() - before).as_secs_f64(), scenario.name);
         total += tried;
     }
@@ -415,7 +430,7 @@ fn sweep_all(part: Part) -> usize {
 #[test]
 fn every_call_may_fail_and_nothing_is_lost() {
     let seed = std::env::var("ORTHANT_FAULTS_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-    assert!(sweep_all(Part::Third(seed)) >= 2500);
+    assert!(sweep_all(Part::Third(seed)) >= 5000 || only().is_some());
 }
 
 #[test]
@@ -424,7 +439,7 @@ fn a_driver_that_answers_nothing_but_errors_from_some_call_on() {
     let names =
         ["steps of host tensors", "a step in a caller's graph", "steps by groups on two streams", "load"];
     let scenarios = SCENARIOS.iter().filter(|scenario| names.contains(&scenario.name));
-    let tried: usize = scenarios.map(|scenario| sweep(&session, scenario, Part::Lasting)).sum();
+    let tried: usize = scenarios.map(|scenario| sweep(&session, scenario, Part::Lasting, "0")).sum();
     println!("{tried:6} drivers gave out, none lost");
     assert!(tried >= 500);
 }
@@ -432,5 +447,5 @@ fn a_driver_that_answers_nothing_but_errors_from_some_call_on() {
 #[test]
 #[ignore = "minutes"]
 fn every_call_may_fail_with_every_code_and_nothing_is_lost() {
-    assert!(sweep_all(Part::All) >= 7500);
+    assert!(sweep_all(Part::All) >= 15_000 || only().is_some());
 }
