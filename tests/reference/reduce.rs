@@ -156,7 +156,8 @@ fn gradient_norms_and_frobenius_directions_are_flat() {
     let frobenius = Algorithm::lmo(Estimator::None, Norm::Frobenius);
     let length = flat_restated(&values).sqrt();
     let exponent = 2f64.powi(exponent_of(length));
-    let direction: Vec<f64> = values.iter().map(|v| -(v / exponent / (length / exponent))).collect();
+    let inverse = 1.0 / (length / exponent);
+    let direction: Vec<f64> = values.iter().map(|v| -(v / exponent * inverse)).collect();
     for shape in shapes {
         let (norm, moved) = step(frobenius.clone(), shape);
         assert_eq!(norm, total, "{shape:?}");

@@ -106,9 +106,10 @@ impl Step<'_> {
             Norm::Frobenius => {
                 let length = self.length(lmo, elements);
                 if length.value != 0.0 {
-                    // The division is one by a mantissa and two exact multiplications, which may be subnormal.
+                    // The inverse of a mantissa, and two exact multiplications, which may be subnormal.
+                    let inverse = Bounded::exact(1.0).over(length);
                     let tiny = f64::from_bits((1023 - 148) << 52);
-                    elements.par_iter_mut().for_each(|e| e.g = e.g.over(length).widened(0.0, tiny));
+                    elements.par_iter_mut().for_each(|e| e.g = e.g.times(inverse).widened(0.0, tiny));
                 }
             }
             Norm::Sign => elements.par_iter_mut().for_each(|e| {
