@@ -411,10 +411,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 6)
     const u32 warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
     Segment &t = segments_of_warps[warp];
     Scalars &s = scalars_of_warps[warp];
-    if (lane_id() == 0) t.chunks = 0;
-    __syncwarp();
-    for (u32 c = first + blockIdx.x * (THREADS / 32) + warp; c < end; c += gridDim.x * (THREADS / 32)) {
-        if (t.chunks == 0 || c - t.first_chunk >= t.chunks) {
+    // The warps of a block begin side by side, mostly in the same segment, which the first of them reads for all.
+    u32 c = first + blockIdx.x * (THREADS / 32) + warp;
+    if (warp == 0 && c < end) {
+        const u32 segment = owners[c];
+        copy_by_warp(t, segments[segment]);
+        copy_by_warp(s, scalars[segment]);
+    }
+    __syncthreads();
+    if (warp > 0) {
+        copy_by_warp(t, segments_of_warps[0]);
+        copy_by_warp(s, scalars_of_warps[0]);
+    }
+    __syncthreads();
+    for (; c < end; c += gridDim.x * (THREADS / 32)) {
+        if (c - t.first_chunk >= t.chunks) {
             const u32 segment = owners[c];
             copy_by_warp(t, segments[segment]);
             copy_by_warp(s, scalars[segment]);

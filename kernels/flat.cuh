@@ -36,7 +36,7 @@ struct Columns {
 template <typename T>
 __device__ __forceinline__ void copy_by_warp(T &to, const T &from) {
     __syncwarp();
-    for (u32 i = lane_id(); i < sizeof(T) / 16; i += 32) ((uint4 *)&to)[i] = ld_16((const uint4 *)&from + i);
+    for (u32 i = lane_id(); i < sizeof(T) / 16; i += 32) ((uint4 *)&to)[i] = ((const uint4 *)&from)[i];
     __syncwarp();
 }
 

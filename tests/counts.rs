@@ -130,7 +130,8 @@ fn bytes_are_those_of_the_roofline_and_accesses_are_sixteen_bytes_wide() {
             (bytes / expected - 1.0).abs() < 0.01,
             "{group} {more}: {bytes} B/element, expected {expected}"
         );
-        assert!((kernel.narrow as f64) < 0.005 * kernel.bytes as f64, "{group} {more}: {kernel:?}");
+        // What is narrow is a word for each block: which segment its first chunk belongs to.
+        assert!((kernel.narrow as f64) < 0.006 * kernel.bytes as f64, "{group} {more}: {kernel:?}");
         assert!(
             (kernel.bytes as f64) > 0.995 * kernel.moved as f64,
             "{group} {more}: parts of sectors: {kernel:?}"
