@@ -1,6 +1,6 @@
 //! Micro-batches: their gradients are added up before a step. Steps know nothing of them.
 
-use super::{AnyTensor, Backend, Optimizer};
+use super::{AnyTensor, Optimizer};
 use crate::error::{Error, Result};
 use crate::plan::Precision;
 use crate::reference;
@@ -18,21 +18,21 @@ impl Optimizer {
     /// A scale that is not finite, no micro-batch's gradient bound, tensors on a card without a stream; what the driver says.
     pub fn accumulate(&mut self, scale: f64, first: bool) -> Result<()> {
         self.check_accumulate(scale)?;
-        match &mut self.backend {
-            #[cfg(feature = "cuda")]
-            Backend::Card(card) if !card.on_host() => card.accumulate(None, scale as f32, first)?,
-            _ => {
-                for parameter in &self.parameters {
-                    let (Some(AnyTensor::Host(sum)), Some(AnyTensor::Host(addend))) =
-                        (&parameter.grad, &parameter.micro_grad)
-                    else {
-                        continue;
-                    };
-                    match self.plan.precision {
-                        Precision::F32 => reference::accumulate::<f32>(sum, addend, scale, first)?,
-                        Precision::F64 => reference::accumulate::<f64>(sum, addend, scale, first)?,
-                    }
-                }
+        #[cfg(feature = "cuda")]
+        if let super::Backend::Card(card) = &mut self.backend
+            && !card.on_host()
+        {
+            card.accumulate(None, scale as f32, first)?;
+        }
+        for parameter in &self.parameters {
+            let (Some(AnyTensor::Host(sum)), Some(AnyTensor::Host(addend))) =
+                (&parameter.grad, &parameter.micro_grad)
+            else {
+                continue;
+            };
+            match self.plan.precision {
+                Precision::F32 => reference::accumulate::<f32>(sum, addend, scale, first)?,
+                Precision::F64 => reference::accumulate::<f64>(sum, addend, scale, first)?,
             }
         }
         self.micro_batches = if first { 1 } else { self.micro_batches + 1 };
@@ -46,7 +46,7 @@ impl Optimizer {
     #[cfg(feature = "cuda")]
     pub fn accumulate_on(&mut self, stream: &crate::cuda::Stream, scale: f64, first: bool) -> Result<()> {
         self.check_accumulate(scale)?;
-        let Backend::Card(card) = &mut self.backend else {
+        let super::Backend::Card(card) = &mut self.backend else {
             return Err(Error::Step("device `cpu` has no streams: use `accumulate`".into()));
         };
         card.accumulate(Some(stream), scale as f32, first)?;

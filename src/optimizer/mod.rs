@@ -104,6 +104,8 @@ pub(crate) struct Step<'a> {
     pub plan: &'a Plan,
     pub hyper: &'a [Hyperparameters],
     pub options: &'a StepOptions,
+    /// Host tensors are copied to cards from here.
+    #[cfg(feature = "cuda")]
     pub parameters: &'a [Parameter],
     /// Parameters with a gradient.
     pub present: &'a [usize],
@@ -193,6 +195,7 @@ impl Optimizer {
             plan: &self.plan,
             hyper: &self.hyper,
             options: &self.options,
+            #[cfg(feature = "cuda")]
             parameters: &self.parameters,
             present: &self.roster.present,
         };

@@ -101,7 +101,7 @@ fn step_group(group: &'static str, stream: usize, after: usize, done: usize) -> 
 }
 
 fn record(event: usize, stream: usize) -> (&'static str, Action) {
-    ("record", act(move |w| w.events[event].record(&*w.stream(stream)).map_err(Stop::Other)))
+    ("record", act(move |w| w.events[event].record(&w.stream(stream)).map_err(Stop::Other)))
 }
 
 /// Gradients begin so many bytes later from now on.
