@@ -1,6 +1,6 @@
 // Micro-batches: gradients added up before a step, all tensors in one launch.
 
-#include "vector.cuh"
+#include "flat.cuh"
 
 const u64 CHUNK = 1024;  // elements that a warp takes in one go
 const u32 THREADS = 128;
@@ -32,9 +32,14 @@ __device__ __forceinline__ void add_to(const Pair &p, u64 at, float scale, bool 
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     accumulate(const Pair *pairs, const u32 *owners, u32 count, float scale, u32 fresh) {
-    const u32 warps = gridDim.x * (THREADS / 32);
-    for (u32 c = blockIdx.x * (THREADS / 32) + threadIdx.x / 32; c < count; c += warps) {
-        const Pair p = pairs[owners[c]];
+    __shared__ Pair pairs_of_warps[THREADS / 32];
+    const u32 warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
+    Pair &p = pairs_of_warps[warp];
+    u32 loaded = ~0u;
+    for (u32 c = blockIdx.x * (THREADS / 32) + warp; c < count; c += gridDim.x * (THREADS / 32)) {
+        const u32 pair = __shfl_sync(~0u, lane_id() == 0 ? owners[c] : 0, 0);
+        if (pair != loaded) copy_by_warp(p, pairs[pair]);
+        loaded = pair;
         const u64 before = (GROUP - p.shift) % GROUP;
         const u64 end = p.numel + before;
         u64 row = (c - p.first_chunk) * CHUNK;

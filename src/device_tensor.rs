@@ -79,6 +79,15 @@ impl DeviceTensor {
                 ));
             }
         };
+        let elements = match (row_stride, shape) {
+            (Some(stride), &[rows, columns]) => (rows - 1) * stride + columns,
+            _ => numel,
+        };
+        if address.checked_add((elements * dtype.size()) as u64).is_none() {
+            return refuse(format!(
+                "a tensor of shape {shape:?} at address {address:#x} leaves the address space"
+            ));
+        }
         Ok(Self { address, dtype, shape: shape.to_vec(), row_stride })
     }
 

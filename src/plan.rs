@@ -183,9 +183,9 @@ impl Plan {
                 Rule::AdaGrad(_) => gradients + size(Slot::Variance),
                 _ => gradients,
             };
-            (gradients + state + parameter + norm + scan) as u64 * p.numel() as u64
+            ((gradients + state + parameter + norm + scan) as u64).saturating_mul(p.numel() as u64)
         };
-        self.parameters.iter().map(bytes).sum()
+        self.parameters.iter().map(bytes).fold(0, u64::saturating_add)
     }
 
     /// Warnings for the gradients' types as they are now.

@@ -597,3 +597,24 @@ fn empty_shapes_of_any_size_plan_without_overflow() {
         register(one, vec![Parameter::new("w", empty).grad(grad)]).step().unwrap();
     }
 }
+
+/// New Newton-Schulz settings of a group reach its next step.
+#[test]
+fn set_algorithm_changes_newton_schulz() {
+    let muon = |steps: u32| Algorithm::muon().ns_steps(steps);
+    let run = |first: Algorithm, then: Option<Algorithm>| {
+        let w = Tensor::from_vec(vec![0.0f32; 12], &[3, 4]).unwrap();
+        let grad = Tensor::from_vec((0..12).map(|i| (i * i % 7) as f32 - 2.5).collect(), &[3, 4]).unwrap();
+        let mut optimizer = Optimizer::builder(Device::Cpu)
+            .group(Group::new("g", first).lr(0.1).params(["*"]))
+            .register([Parameter::new("w", w.clone()).grad(grad)])
+            .unwrap();
+        if let Some(then) = then {
+            optimizer.set_algorithm("g", then).unwrap();
+        }
+        optimizer.step().unwrap();
+        w.to_vec::<f32>().unwrap()
+    };
+    assert_ne!(run(muon(2), None), run(muon(5), None));
+    assert_eq!(run(muon(2), Some(muon(5))), run(muon(5), None));
+}

@@ -324,6 +324,12 @@ impl Event {
         Ok(Self { context: context.clone(), raw: Handle(raw) })
     }
 
+    /// The same in the current context, without timing.
+    pub(crate) fn made_in(context: &Context) -> Answer<Self> {
+        let raw = api::create_event(false)?;
+        Ok(Self { context: context.clone(), raw: Handle(raw) })
+    }
+
     /// Marks the point that the stream's work has come to.
     ///
     /// # Errors

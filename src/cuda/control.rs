@@ -9,7 +9,7 @@ use crate::group::{Group, Hyperparameters};
 use crate::optimizer::{NonFinite, StepOptions};
 
 /// Changes of hyperparameters that may be under way at once.
-const SLOTS: usize = 8;
+const SLOTS: usize = 64;
 
 /// Bytes of the control block.
 pub(crate) fn control_bytes(groups: usize) -> usize {
@@ -27,8 +27,9 @@ pub(crate) struct Ring {
     changed: bool,
     next: usize,
     busy: [Busy; SLOTS],
-    /// Of each slot, for copies that come before no step of ours.
-    events: Vec<Event>,
+    /// Of each slot, for copies that come before no step of ours. Made when first needed.
+    events: Vec<Option<Event>>,
+    context: Context,
 }
 
 /// Until when a slot may not be written.
@@ -45,8 +46,9 @@ impl Ring {
     pub fn new(context: &Context, groups: usize) -> Result<Self> {
         let stride = control_bytes(groups).next_multiple_of(64);
         let pinned = Pinned::new(context, stride * SLOTS)?;
-        let events = (0..SLOTS).map(|_| Event::new(context, false)).collect::<Result<_>>()?;
-        Ok(Self { pinned, stride, bytes: vec![], changed: false, next: 0, busy: [Busy::No; SLOTS], events })
+        let events = std::iter::repeat_with(|| None).take(SLOTS).collect();
+        let (busy, context) = ([Busy::No; SLOTS], context.clone());
+        Ok(Self { pinned, stride, bytes: vec![], changed: false, next: 0, busy, events, context })
     }
 
     /// The values of later steps.
@@ -82,7 +84,11 @@ impl Ring {
     pub fn has_room(&mut self, completed: u64) -> Answer<bool> {
         match self.busy[self.next] {
             Busy::Step(step) if self.changed && step > completed => return Ok(false),
-            Busy::Event if self.changed => api::synchronize_event(self.events[self.next].raw())?,
+            Busy::Event if self.changed => {
+                if let Some(event) = &self.events[self.next] {
+                    api::synchronize_event(event.raw())?;
+                }
+            }
             _ => {}
         }
         Ok(true)
@@ -102,11 +108,14 @@ impl Ring {
         let slot = self.next;
         let at = slot * self.stride;
         self.pinned.write(at, &self.bytes);
+        if step.is_none() && self.events[slot].is_none() {
+            self.events[slot] = Some(Event::made_in(&self.context)?);
+        }
         // Until the card has said otherwise.
         self.busy[slot] = step.map_or(Busy::Event, Busy::Step);
         api::copy_from_pinned(to, self.pinned.at(at), self.bytes.len(), stream)?;
-        if step.is_none() {
-            api::record_event(self.events[slot].raw(), stream)?;
+        if let (None, Some(event)) = (step, &self.events[slot]) {
+            api::record_event(event.raw(), stream)?;
         }
         self.next = (slot + 1) % SLOTS;
         self.changed = false;
@@ -163,6 +172,11 @@ impl Journal {
     /// A whole step was given.
     pub fn submit(&mut self) {
         self.submitted += 1;
+    }
+
+    /// Whole steps that somebody waited for.
+    pub fn waited(&self) -> u64 {
+        self.waited
     }
 
     pub fn all_done(&mut self) {

@@ -68,7 +68,22 @@ pub(crate) enum Part {
     Group(usize),
 }
 
+impl Part {
+    /// The group that it is the part of, if not of all.
+    pub fn group(self) -> Option<usize> {
+        match self {
+            Self::All => None,
+            Self::Group(group) => Some(group),
+        }
+    }
+}
+
 impl Engine {
+    /// Whether a stream is being captured.
+    pub fn is_capturing(&self, stream: &Stream) -> Result<bool> {
+        self.note(hot(&self.context, stream, "looking at a stream", || api::is_capturing(stream.raw())))
+    }
+
     /// Allocates everything, or nothing. Full-precision copies and sums are as [`fill`](Self::fill) makes them.
     pub fn new(
         context: &Context,
@@ -134,7 +149,11 @@ impl Engine {
         let kernels = self.context.kernels()?;
         let (segments, owners) = (self.table(self.tables.segments), self.table(self.tables.owners));
         let count = self.tables.chunk_count;
+        let control = self.work_at(self.layout.control);
+        let ring = &mut self.ring;
         self.context.run("registering", || {
+            // Replays of a caller's graph may come before anything that would send it.
+            ring.write(control, None, stream)?;
             let blocks = count.min(kernels.adopt.resident);
             kernels.adopt.launch(stream, blocks, &mut [segments.into(), owners.into(), count.into()])?;
             for (i, planned) in plan.parameters.iter().enumerate() {
@@ -288,13 +307,19 @@ impl Engine {
     /// done.
     fn publish(&mut self, part: Option<Part>, stream: &Stream) -> Result<()> {
         let during = "writing the control block";
-        let room = hot(&self.context, stream, during, || self.ring.has_room(self.journal.completed()));
+        // The card's count holds replays of callers' graphs too, and says nothing of our steps once there may be any.
+        let completed = match self.captured {
+            Captured::No => self.journal.completed(),
+            _ => self.journal.waited(),
+        };
+        let room = hot(&self.context, stream, during, || self.ring.has_room(completed));
         if !self.note(room)? || self.streams.are_many() {
-            // 8 changes are under way: the host is far ahead.
+            // As many changes as there are slots are under way: the host is far ahead.
             self.wait_and_forget()?;
         }
         let to = self.work_at(self.layout.control);
-        let step = (part == Some(Part::All)).then(|| self.journal.submitted() + 1);
+        let countable = part == Some(Part::All) && self.captured == Captured::No;
+        let step = countable.then(|| self.journal.submitted() + 1);
         let (at, tables) = (self.tables_memory.address(), self.tables_changed.then_some(&self.tables.bytes));
         let (ring, streams) = (&mut self.ring, &mut self.streams);
         let given = hot(&self.context, stream, during, || {
@@ -346,6 +371,8 @@ impl Engine {
             return Ok(true);
         }
         self.prepare_graph(part, &during)?;
+        // Whatever becomes of the rest, what is written now may be under way.
+        self.streams.given(stream);
         self.publish(Some(part), stream)?;
         let index = index_of(part);
         let Some(graph) = self.graphs[index].as_ref().map(Graph::raw) else { return Ok(false) };

@@ -77,12 +77,17 @@ pub fn launches(plan: &Plan, options: &StepOptions) -> Result<u32> {
 }
 
 /// Bytes of device memory that an optimizer of this plan holds beside the tensors: state, work space, tables. Exact for
-/// tensors without gaps that begin at multiples of 16 bytes; tables of others are larger. Looks at no card.
+/// tensors without gaps that begin at multiples of 16 bytes; tables of others are larger (in a batch whose gradient has another
+/// type than the parameter, by up to 4 bytes a matrix). Looks at no card.
 ///
 /// # Errors
-/// As [`check_plan`].
+/// As [`check_plan`]; more than 2^40 elements, which no card holds.
 pub fn device_bytes(plan: &Plan, options: &StepOptions) -> Result<[usize; 3]> {
     check_plan(Device::Cuda(0), plan)?;
+    let elements = plan.parameters.iter().fold(0usize, |sum, p| sum.saturating_add(p.numel()));
+    if elements > 1 << 40 {
+        return Err(Error::Tensor(format!("{elements} elements: no card holds more than 2^40")));
+    }
     let layout = layout::Layout::new(plan);
     let buffers: Vec<_> = (0..plan.parameters.len())
         .map(|i| {

@@ -32,6 +32,9 @@ pub(super) struct Card {
     /// Whether all have: then a step's cost does not depend on their number.
     all_started: bool,
     accumulation: Option<Accumulation>,
+    /// Whether one was captured into a caller's graph; then the tables of earlier bindings are kept.
+    accumulation_captured: bool,
+    retired: Vec<Accumulation>,
     /// Of steps that are done: reports and refusals that nobody was told of, the oldest first.
     outcomes: VecDeque<Result<StepReport>>,
     options: StepOptions,
@@ -82,6 +85,8 @@ impl Card {
             started: vec![false; parameters.len()],
             all_started: false,
             accumulation: None,
+            accumulation_captured: false,
+            retired: vec![],
             outcomes: VecDeque::new(),
             options: *options,
             given: VecDeque::new(),
@@ -130,6 +135,9 @@ impl Card {
                           `accumulate_on`";
             Error::Step(reason.into())
         })?;
+        stream.check_in(self.engine.context())?;
+        // A caller's graph goes on reading the table.
+        self.accumulation_captured |= self.engine.is_capturing(stream)?;
         self.engine.note(accumulation.run(stream.raw(), scale, first))?;
         self.engine.remember(stream);
         Ok(())
@@ -150,7 +158,8 @@ impl Card {
         }
         let merged = |i: usize| bindings_with(&parameters[i], &self.mirrors[i], &fresh[i]);
         self.engine.rebind(plan, merged)?;
-        self.accumulation = accumulation;
+        let before = std::mem::replace(&mut self.accumulation, accumulation);
+        self.retired.extend(before.filter(|_| self.accumulation_captured));
         for (mirror, new) in self.mirrors.iter_mut().zip(fresh) {
             mirror.grad = new.grad.or(mirror.grad.take());
             mirror.prev_grad = new.prev_grad.or(mirror.prev_grad.take());
@@ -174,8 +183,9 @@ impl Card {
         Ok(())
     }
 
+    /// Whether a parameter has taken a step. Asked of the card where one was given: it may have been refused.
     pub fn started(&self, parameter: usize) -> bool {
-        self.started[parameter]
+        self.started[parameter] && self.step_counts().map_or(true, |counts| counts[parameter] > 0)
     }
 
     /// Applied and skipped steps, as far as the card has come.
@@ -523,7 +533,7 @@ impl super::Optimizer {
     /// As [`step`](Self::step); the refusal of a step before, with which nothing was given; tensors in host memory. After an
     /// error of the driver in a capture, the capture is invalid: no graph with part of a step can be made of it.
     pub fn step_on(&mut self, stream: &Stream) -> Result<()> {
-        self.step_part(Part::All, stream)
+        self.step_part(Part::All, stream, None)
     }
 
     /// The part of a step that concerns one group, as soon as its gradients are there: its work waits for `after`, and
@@ -546,19 +556,14 @@ impl super::Optimizer {
                 "step_group_on: clipping and the policies `error` and `skip` need all gradients; use step_on";
             return Err(Error::Step(reason.into()));
         }
-        if let Some(event) = after {
-            self.card()?.engine.check()?;
-            let waits = stream.wait(event);
-            self.card()?.engine.note(waits)?;
-        }
-        self.step_part(Part::Group(index), stream)?;
+        self.step_part(Part::Group(index), stream, after)?;
         let recorded = done.map_or(Ok(()), |event| event.record(stream));
         // The step has been given: to say that nothing was done would be wrong, and so would be to do it again.
         recorded.or_else(|error| Err(self.card()?.engine.abandon(error)))
     }
 
-    fn step_part(&mut self, part: Part, stream: &Stream) -> Result<()> {
-        let report = self.check_step()?;
+    fn step_part(&mut self, part: Part, stream: &Stream, after: Option<&Event>) -> Result<()> {
+        let report = self.check_step(part.group())?;
         let step = Step {
             plan: &self.plan,
             hyper: &self.hyper,
@@ -573,16 +578,26 @@ impl super::Optimizer {
             return Err(Error::Step("step_on: tensors lie in host memory: use `step`".into()));
         }
         stream.check_in(card.engine.context())?;
-        card.submit(&step, part, stream, report)
+        if let Some(event) = after {
+            card.engine.check()?;
+            let waits = stream.wait(event);
+            card.engine.note(waits)?;
+        }
+        card.submit(&step, part, stream, report)?;
+        if part == Part::All {
+            self.micro_batches = 0;
+        }
+        Ok(())
     }
 
     /// Sends changed hyperparameters and bindings to the card, in the stream's order: before a replay of a graph that a step
     /// was captured into.
     ///
     /// # Errors
-    /// A step that has to be captured again, since bindings with other strides or alignments, or clipping that was switched on
+    /// As [`step`](Self::step) before it is given; a step that has to be captured again, since bindings with other strides or alignments, or clipping that was switched on
     /// or off, made it other launches; what the driver says; device `cpu`.
     pub fn write_control(&mut self, stream: &Stream) -> Result<()> {
+        self.check_step(None)?;
         self.card()?.write_control(stream)
     }
 
@@ -594,7 +609,8 @@ impl super::Optimizer {
         self.card()?.engine.prepare_graph(Part::All, "warm_up")
     }
 
-    /// Reports of the steps that are done and were not reported before, without waiting. Of more than 64 steps between two
+    /// Reports of the steps that the card has decided on and that were not reported before, without waiting: what a step
+    /// does after its decision may still be under way. Of more than 64 steps between two
     /// calls the oldest are not reported.
     ///
     /// # Errors

@@ -46,16 +46,18 @@ struct Scanned {
     largest: Vec<(usize, f64)>,
 }
 
+/// Newton-Schulz of each group of the trust-region family.
+fn methods(plan: &Plan) -> Vec<Option<Orthogonaliser>> {
+    let method = |group: &crate::group::Group| match group.algorithm.rule() {
+        Rule::Lmo(lmo) => Some(Orthogonaliser::new(&lmo.newton_schulz)),
+        _ => None,
+    };
+    plan.groups.iter().map(method).collect()
+}
+
 impl Cpu {
     pub fn new(plan: &Plan, parameters: &[Parameter], states: Vec<State>) -> Result<Self> {
-        let methods = plan
-            .groups
-            .iter()
-            .map(|group| match group.algorithm.rule() {
-                Rule::Lmo(lmo) => Some(Orthogonaliser::new(&lmo.newton_schulz)),
-                _ => None,
-            })
-            .collect();
+        let methods = methods(plan);
         let mut cpu = Self { methods, states, parameters: vec![], steps: 0, skipped: 0 };
         cpu.bind(plan, parameters)?;
         Ok(cpu)
@@ -81,8 +83,9 @@ impl Cpu {
         Ok(())
     }
 
-    /// Hyperparameters come with every step.
-    pub fn regroup(&mut self, _: &Plan, _: &[Parameter]) -> Result<()> {
+    /// Newton-Schulz schedules follow the algorithms; the rest comes with every step.
+    pub fn regroup(&mut self, plan: &Plan, _: &[Parameter]) -> Result<()> {
+        self.methods = methods(plan);
         Ok(())
     }
 

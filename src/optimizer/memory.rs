@@ -101,6 +101,7 @@ pub(super) fn check_gradients_apart(parameters: &[Parameter]) -> Result<()> {
         }
     }
     bytes.sort_by_key(|(run, _)| run.start);
+    check_sums_apart(parameters)?;
     for parameter in parameters {
         if let (Some(grad), Some(micro)) = (&parameter.grad, &parameter.micro_grad)
             && overlap(grad, micro)
@@ -127,6 +128,34 @@ pub(super) fn check_gradients_apart(parameters: &[Parameter]) -> Result<()> {
                     ),
                 ));
             }
+        }
+    }
+    Ok(())
+}
+
+/// On a card all micro-batches are added at once: no sum may lie on another, or on what is added to it.
+fn check_sums_apart(parameters: &[Parameter]) -> Result<()> {
+    let mut runs: Vec<(std::ops::Range<u64>, bool, &Parameter)> = vec![];
+    for parameter in parameters {
+        if let (Some(AnyTensor::Device(sum)), Some(AnyTensor::Device(addend))) =
+            (&parameter.grad, &parameter.micro_grad)
+        {
+            runs.extend(sum.runs().into_iter().map(|run| (run, true, parameter)));
+            runs.extend(addend.runs().into_iter().map(|run| (run, false, parameter)));
+        }
+    }
+    runs.sort_by_key(|(run, ..)| run.start);
+    // The run that reaches furthest so far, of sums and of addends: one before may reach over the next.
+    let mut furthest: [Option<(u64, &Parameter)>; 2] = [None, None];
+    for (run, is_sum, parameter) in &runs {
+        let others = if *is_sum { &furthest[..] } else { &furthest[1..] };
+        if let Some((_, other)) = others.iter().flatten().find(|(end, _)| *end > run.start) {
+            let reason = format!("its sum of micro-batches and that of `{}` share memory", other.name);
+            return Err(Error::parameter(&parameter.name, reason));
+        }
+        let mine = &mut furthest[usize::from(*is_sum)];
+        if mine.is_none_or(|(end, _)| end < run.end) {
+            *mine = Some((run.end, parameter));
         }
     }
     Ok(())

@@ -190,7 +190,7 @@ impl Optimizer {
     /// parameters and state are bit for bit unchanged then. On a card also [`Error::Driver`], with which nothing was
     /// changed, and [`Error::DeviceLost`].
     pub fn step(&mut self) -> Result<StepReport> {
-        let report = self.check_step()?;
+        let report = self.check_step(None)?;
         let step = Step {
             plan: &self.plan,
             hyper: &self.hyper,
@@ -204,8 +204,8 @@ impl Optimizer {
         Ok(report)
     }
 
-    /// What can be said of a step beforehand.
-    fn check_step(&self) -> Result<StepReport> {
+    /// What can be said beforehand of a step, or of a group's part of it.
+    fn check_step(&self, part: Option<usize>) -> Result<StepReport> {
         self.check_device()?;
         if !self.shelved.is_empty() {
             return Err(Error::Step(
@@ -215,7 +215,8 @@ impl Optimizer {
         if self.roster.present.is_empty() {
             return Err(Error::NoGradients);
         }
-        for &i in &self.roster.unpaired {
+        let of_part = |i: &&usize| part.is_none_or(|group| self.plan.parameters[**i].group == group);
+        for &i in self.roster.unpaired.iter().filter(of_part) {
             if on_backend!(&self.backend, backend => backend.started(i)) {
                 let reason = "variance reduction needs the gradient at the previous point, and none is bound";
                 return Err(Error::parameter(&self.parameters[i].name, reason));

@@ -478,3 +478,19 @@ fn captured_now_rather_than_with_the_first_step() {
         other => panic!("{other:?}"),
     }
 }
+
+/// A caller's graph is replayed before anything was ever sent: registration has sent what the groups were given.
+#[test]
+fn a_callers_graph_before_any_write_of_the_control_block() {
+    let text = config_with("max_grad_norm = 0.5\nloss_scale = 8", RULES[12], "");
+    let mut pair = Pair::new(&text, Dtype::Bf16, Dtype::F32, &shapes());
+    let stream = pair.card.stream.clone();
+    let graph = Graph::capture(&stream, || pair.optimizer.step_on(&stream).expect("captured"));
+    for step in 1..=3 {
+        pair.renew();
+        pair.reference.step().expect("a step");
+        graph.launch();
+        stream.synchronize().expect("done");
+        pair.same(&format!("step {step}"));
+    }
+}

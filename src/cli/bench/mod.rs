@@ -33,7 +33,7 @@ pub struct Options {
     quick: bool,
 }
 
-/// Rows that are not begun by then are left out: a run has to end, and machines with cards are lent for minutes.
+/// Rows that are not begun by then are left out: a run has to end.
 const BUDGET: Duration = Duration::from_secs(50);
 
 /// What is known of a row; `None` is not measured.
