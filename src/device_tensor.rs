@@ -6,6 +6,9 @@ use crate::tensor::{Dtype, checked_numel, row_major};
 /// A tensor in the memory of a card that the training loop owns: address, type, shape and strides. Nothing is owned or freed
 /// here.
 ///
+/// What it holds when it is registered is read where the optimizer keeps a full-precision copy (masters, extrapolated points), in
+/// the builder's stream, or, without one, in a stream that nothing of the caller's is ordered before.
+///
 /// Strided views are taken where the elements of each row are adjacent: two dimensions with any distance between rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceTensor {
