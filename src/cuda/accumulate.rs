@@ -1,8 +1,10 @@
 //! The host's side of `kernels/accumulate.cu`: micro-batches added up into gradients, all of them in one launch.
 
 use super::api::CUstream;
-use super::context::{Context, DeviceBuffer, Stream};
+use super::context::Context;
 use super::elementwise::{Buffer, boundary, chunks_of, code};
+use super::memory::DeviceBuffer;
+use super::stream::Stream;
 use super::table::Pair;
 use crate::error::Result;
 

@@ -1,8 +1,10 @@
 //! What host and card tell each other: the control block on its way to the card, and the journal of steps on its way back.
 
 use super::api::{self, Answer, CUstream};
-use super::context::{Context, Event, Pinned};
+use super::context::Context;
 use super::elementwise::group_entry;
+use super::memory::Pinned;
+use super::stream::Event;
 use super::table::{Control, ENTRIES, Entry, Group as GroupEntry, RING, STATUS_BYTES};
 use crate::error::{Error, Result};
 use crate::group::{Group, Hyperparameters};

@@ -8,19 +8,23 @@
 use std::sync::OnceLock;
 
 use super::api::{self, Answer, CUstream};
-use super::context::{Context, DeviceBuffer, Graph, Side, Stream};
+use super::context::Context;
 use super::control::{Journal, Outcome, Ring};
 use super::elementwise::{Buffer, Buffers};
+use super::graph::Graph;
 use super::layout::{Layout, Tables};
-use super::streams::Streams;
-use super::table::STATUS_BYTES;
+use super::memory::DeviceBuffer;
+use super::order::Streams;
+use super::stream::Stream;
 use crate::algorithm::{Rule, Slot};
 use crate::error::{Error, Result};
 use crate::group::{Group, Hyperparameters};
 use crate::optimizer::StepOptions;
 use crate::plan::Plan;
-use crate::reference::State;
-use crate::tensor::{Dtype, Storage};
+use crate::tensor::Dtype;
+
+mod launches;
+mod transfer;
 
 const LOST: &str = "What is on the card may be half of a step; the last checkpoint is intact";
 
@@ -399,108 +403,6 @@ impl Engine {
         Ok(())
     }
 
-    /// The launches of a step, in order.
-    fn enqueue(&self, part: Part, stream: CUstream, side: Option<&Side>) -> Answer<()> {
-        let Ok(kernels) = self.context.kernels() else { return Ok(()) };
-        let t = &self.tables;
-        let only = match part {
-            Part::All => u32::MAX,
-            Part::Group(group) => group as u32,
-        };
-        let (segments, parameters) = (self.table(t.segments), self.table(t.parameters));
-        let (matrices, of_parameters) = (self.table(t.matrices), self.table(t.parameter_matrices));
-        let (control, status) = (self.work_at(self.layout.control), self.work_at(self.layout.status));
-        let (steps, scalars) = (self.state.address(), self.work_at(t.scalars_at));
-        let (found, gathered, squares) =
-            (self.work_at(t.found_at), self.work_at(t.gathered_at), self.work_at(t.squares_at));
-        let decided = self.decides && part == Part::All;
-        if decided {
-            let tasks = self.table(t.tasks);
-            let blocks = t.task_count.div_ceil(4).min(kernels.scan.resident);
-            let arguments = &mut [
-                matrices.into(),
-                tasks.into(),
-                t.task_count.into(),
-                control.into(),
-                steps.into(),
-                found.into(),
-            ];
-            kernels.scan.launch(stream, blocks, arguments)?;
-            let arguments = &mut [matrices.into(), t.matrix_count.into(), found.into(), gathered.into()];
-            kernels.gather.launch(
-                stream,
-                t.matrix_count.div_ceil(8).min(kernels.gather.resident),
-                arguments,
-            )?;
-            let arguments = &mut [
-                matrices.into(),
-                t.matrix_count.into(),
-                gathered.into(),
-                of_parameters.into(),
-                t.parameter_count.into(),
-                control.into(),
-                status.into(),
-            ];
-            kernels.decide.launch(stream, 1, arguments)?;
-        }
-        let arguments = &mut [
-            segments.into(),
-            parameters.into(),
-            t.parameter_count.into(),
-            control.into(),
-            steps.into(),
-            scalars.into(),
-            status.into(),
-            u32::from(decided).into(),
-            only.into(),
-        ];
-        kernels.prepare.launch(stream, t.parameter_count.div_ceil(kernels.prepare.threads), arguments)?;
-        // What became of the step is known here, and its copy to the host need not come between this step and the next.
-        let report = |stream| self.journal.copy_from(status, STATUS_BYTES, stream);
-        match side {
-            Some(side) if part == Part::All => side.branch(stream, report)?,
-            _ => {}
-        }
-        let (list, tasks) = t.normalised_of(part);
-        if list.count > 0 {
-            let arguments = &mut [
-                matrices.into(),
-                (self.table(t.norm_tasks) + 8 * u64::from(tasks.first)).into(),
-                tasks.count.into(),
-                scalars.into(),
-                (squares + 8 * u64::from(tasks.first)).into(),
-            ];
-            kernels.norms.launch(stream, tasks.count.div_ceil(4).min(kernels.norms.resident), arguments)?;
-            let arguments = &mut [
-                matrices.into(),
-                (self.table(t.norm_ranges) + 8 * u64::from(list.first)).into(),
-                list.count.into(),
-                squares.into(),
-                (self.table(t.norm_which) + 4 * u64::from(list.first)).into(),
-                scalars.into(),
-            ];
-            kernels.radii.launch(stream, list.count.min(kernels.radii.resident), arguments)?;
-        }
-        let chunks = t.chunks_of(part);
-        let arguments = &mut [
-            segments.into(),
-            scalars.into(),
-            self.table(t.owners).into(),
-            chunks.first.into(),
-            (chunks.first + chunks.count).into(),
-        ];
-        // More blocks than are resident begin in order, so that what runs at one time lies closer together in memory: on an
-        // H200 1 to 2 % of the copy rate with large tensors. With many small ones each block has descriptions to read.
-        let waves = if t.chunk_count / t.segment_count.max(1) >= 16 { 4 } else { 1 };
-        let blocks = chunks.count.div_ceil(4).min(kernels.elementwise.resident * waves);
-        kernels.elementwise.launch(stream, blocks, arguments)?;
-        match side {
-            _ if part != Part::All => Ok(()),
-            Some(side) => side.join(stream),
-            None => report(stream),
-        }
-    }
-
     /// Other work of ours was given to a stream: what it uses has to outlive it.
     pub fn remember(&mut self, stream: &Stream) {
         self.streams.given(stream);
@@ -534,70 +436,6 @@ impl Engine {
     /// What became of steps that are done and were not asked for before, without waiting.
     pub fn outcomes(&mut self) -> Vec<Outcome> {
         self.journal.outcomes()
-    }
-
-    /// A buffer's elements, row-major. Waits for all steps given.
-    pub fn read(&self, buffer: Buffer, shape: &[usize]) -> Result<Storage> {
-        self.wait()?;
-        let mut storage = Storage::zeros(buffer.dtype, crate::tensor::numel(shape));
-        let stream = self.stream.raw();
-        let rows = rows(buffer, shape);
-        let bytes = storage.as_le_bytes_mut();
-        let copied = self.context.run("copying from the card", || {
-            rows.iter()
-                .try_for_each(|(address, range)| api::copy_out(&mut bytes[range.clone()], *address, stream))
-        });
-        self.note(copied)?;
-        Ok(storage)
-    }
-
-    /// Overwrites a buffer's elements, given row-major, in the order of the own stream.
-    pub fn write(&self, buffer: Buffer, shape: &[usize], bytes: &[u8]) -> Result<()> {
-        self.check()?;
-        let stream = self.stream.raw();
-        let copied = self.context.run("copying to the card", || {
-            rows(buffer, shape)
-                .iter()
-                .try_for_each(|(address, range)| api::copy_in(*address, &bytes[range.clone()], stream))
-        });
-        self.note(copied)
-    }
-
-    /// A state buffer of a parameter.
-    pub fn slot(&self, parameter: usize, slot: Slot) -> Option<Buffer> {
-        let (_, offset, dtype) = self.layout.slots[parameter].iter().find(|(s, ..)| *s == slot)?;
-        Some(Buffer::new(self.state.address() + *offset as u64, *dtype))
-    }
-
-    /// Step counts of all parameters. Waits for all steps given.
-    pub fn step_counts(&self) -> Result<Vec<u64>> {
-        self.wait()?;
-        let mut bytes = vec![0; 8 * self.layout.slots.len()];
-        let read = self.state.read(&self.stream, 0, &mut bytes);
-        self.note(read)?;
-        Ok(bytes
-            .chunks_exact(8)
-            .map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()))
-            .collect())
-    }
-
-    /// All state, as the CPU has it. Waits for all steps given.
-    pub fn snapshot(&self, plan: &Plan) -> Result<Vec<State>> {
-        self.wait()?;
-        let mut bytes = vec![0; self.state.bytes()];
-        let read = self.state.read(&self.stream, 0, &mut bytes);
-        self.note(read)?;
-        self.layout.decode(plan, &bytes)
-    }
-
-    /// Replaces all state: one copy, so that all of it is replaced or nothing.
-    pub fn restore(&self, states: &[State]) -> Result<()> {
-        self.wait()?;
-        let bytes = self.layout.encode(states);
-        let written = self.state.write(&self.stream, 0, &bytes);
-        self.note(written)?;
-        // What was given may be there or not when to wait for it fails.
-        self.stream.synchronize().map_err(|error| self.abandon(error))
     }
 }
 
@@ -633,20 +471,6 @@ fn index_of(part: Part) -> usize {
     match part {
         Part::All => 0,
         Part::Group(group) => group + 1,
-    }
-}
-
-/// The runs of a buffer: address, and range of bytes in the row-major copy.
-fn rows(buffer: Buffer, shape: &[usize]) -> Vec<(u64, std::ops::Range<usize>)> {
-    let size = buffer.dtype.size();
-    match (buffer.row_stride, shape) {
-        (Some(_), &[rows, columns]) => (0..rows)
-            .map(|row| {
-                let start = row * columns * size;
-                (buffer.place(row * columns, columns), start..start + columns * size)
-            })
-            .collect(),
-        _ => vec![(buffer.address, 0..crate::tensor::numel(shape) * size)],
     }
 }
 

@@ -11,20 +11,25 @@ mod driver;
 mod elementwise;
 mod emulated;
 mod engine;
+mod graph;
 mod kernels;
 mod layout;
+mod memory;
+mod order;
 mod scan;
-mod streams;
+mod stream;
 pub(crate) mod table;
 
 pub(crate) use accumulate::Accumulation;
 pub(crate) use api::OUT_OF_MEMORY;
-pub use context::{Context, DeviceBuffer, Event, Stream};
+pub use context::Context;
 pub(crate) use control::Outcome;
 pub(crate) use driver::open;
 pub(crate) use elementwise::Buffer;
 pub use emulated::counters;
 pub(crate) use engine::{Engine, Part};
+pub use memory::DeviceBuffer;
+pub use stream::{Event, Stream};
 
 use crate::algorithm::{Norm, Rule};
 use crate::device::Device;

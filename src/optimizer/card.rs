@@ -7,15 +7,17 @@ use super::builder::Parameter;
 use super::{AnyTensor, NonFinite, Step, StepOptions, StepReport};
 use crate::algorithm::Slot;
 use crate::cuda::table::{ENTRIES, Entry, NON_FINITE, OVERFLOW};
-use crate::cuda::{
-    Accumulation, Buffer, Context, DeviceBuffer, Engine, Event, OUT_OF_MEMORY, Outcome, Part, Stream,
-    check_tensor,
-};
+use crate::cuda::{Accumulation, Buffer, Context, DeviceBuffer, Engine, Outcome, Part, Stream};
 use crate::error::{Error, Result};
 use crate::group::{Group, Hyperparameters};
 use crate::plan::Plan;
 use crate::reference::State;
-use crate::tensor::{Dtype, Storage, numel};
+use crate::tensor::Storage;
+
+mod methods;
+mod mirror;
+
+use mirror::{Mirror, bindings, bindings_with, check_places, no_room};
 
 /// An engine, and what it needs to work for host tensors.
 #[derive(Debug)]
@@ -43,13 +45,6 @@ pub(super) struct Card {
     /// The same of the latest step: for replays of a caller's graph, of which nobody says that they were given.
     latest: StepReport,
     captured: bool,
-}
-
-#[derive(Debug, Default)]
-struct Mirror {
-    data: Option<DeviceBuffer>,
-    grad: Option<DeviceBuffer>,
-    prev_grad: Option<DeviceBuffer>,
 }
 
 impl Card {
@@ -411,230 +406,5 @@ impl Card {
         self.started = states.iter().map(|state| state.step > 0).collect();
         self.all_started = false;
         Ok(())
-    }
-}
-
-impl Mirror {
-    /// Makes copies for the host tensors of a parameter.
-    fn fit(&mut self, context: &Context, parameter: &Parameter) -> Result<()> {
-        if let Some(data) = parameter.data.host() {
-            self.data = Some(DeviceBuffer::new(context, data.numel() * data.dtype().size())?);
-        }
-        let new = self.missing(context, parameter)?;
-        self.grad = new.grad.or(self.grad.take());
-        self.prev_grad = new.prev_grad.or(self.prev_grad.take());
-        Ok(())
-    }
-
-    /// Copies of gradients for which there is none that is large enough.
-    fn missing(&self, context: &Context, parameter: &Parameter) -> Result<Mirror> {
-        let copy = |tensor: &Option<AnyTensor>, have: &Option<DeviceBuffer>| {
-            let Some(tensor) = tensor.as_ref().and_then(AnyTensor::host) else { return Ok(None) };
-            let bytes = tensor.numel() * tensor.dtype().size();
-            match have {
-                Some(have) if have.bytes() >= bytes => Ok(None),
-                _ => DeviceBuffer::new(context, bytes).map(Some),
-            }
-        };
-        Ok(Mirror {
-            data: None,
-            grad: copy(&parameter.grad, &self.grad)?,
-            prev_grad: copy(&parameter.prev_grad, &self.prev_grad)?,
-        })
-    }
-}
-
-/// The error of copies that do not fit, with what they all need.
-fn no_room(context: &Context, parameters: &[Parameter], error: Error) -> Error {
-    if !matches!(error, Error::Driver { code: OUT_OF_MEMORY, .. }) {
-        return error;
-    }
-    let tensors = parameters.iter().flat_map(|p| [Some(&p.data), p.grad.as_ref(), p.prev_grad.as_ref()]);
-    let bytes = tensors.flatten().map(|tensor| (numel(tensor.shape()) * tensor.dtype().size()) as u64);
-    let first = parameters.first().map_or("", |p| &p.name);
-    Error::OutOfMemory {
-        device: context.device().to_string(),
-        what: format!("the copy of tensors in host memory, from parameter `{first}` on,"),
-        bytes: bytes.sum(),
-        free: context.memory().map_or(0, |(free, _)| free),
-    }
-}
-
-type Bindings = (Buffer, Option<Buffer>, Option<Buffer>);
-
-fn bindings(parameter: &Parameter, mirror: &Mirror) -> Bindings {
-    bindings_with(parameter, mirror, &Mirror::default())
-}
-
-/// The buffers of a parameter on the card; of copies, the newer.
-fn bindings_with(parameter: &Parameter, mirror: &Mirror, newer: &Mirror) -> Bindings {
-    let of = |tensor: &AnyTensor, copy: Option<&DeviceBuffer>| match tensor {
-        AnyTensor::Device(tensor) => Buffer::of(tensor),
-        AnyTensor::Host(tensor) => Buffer::new(copy.map_or(0, DeviceBuffer::address), tensor.dtype()),
-    };
-    (
-        of(&parameter.data, mirror.data.as_ref()),
-        parameter.grad.as_ref().map(|t| of(t, newer.grad.as_ref().or(mirror.grad.as_ref()))),
-        parameter.prev_grad.as_ref().map(|t| of(t, newer.prev_grad.as_ref().or(mirror.prev_grad.as_ref()))),
-    )
-}
-
-/// Tensors lie all in host memory, or all on this card.
-fn check_places(context: &Context, parameters: &[Parameter], on_host: bool) -> Result<()> {
-    for parameter in parameters {
-        let roles = [
-            ("it", Some(&parameter.data)),
-            ("its gradient", parameter.grad.as_ref()),
-            ("its previous gradient", parameter.prev_grad.as_ref()),
-            ("its micro-batch's gradient", parameter.micro_grad.as_ref()),
-        ];
-        for (role, tensor) in roles {
-            match tensor {
-                None => {}
-                Some(AnyTensor::Device(tensor)) if !on_host => {
-                    check_tensor(context, &parameter.name, role, tensor)?
-                }
-                Some(AnyTensor::Host(tensor)) if on_host && tensor.dtype() == Dtype::F64 => {
-                    let reason = format!("{role} is stored in f64; cards take f32");
-                    return Err(Error::parameter(&parameter.name, reason));
-                }
-                Some(AnyTensor::Host(_)) if on_host => {}
-                Some(_) => {
-                    let (here, others) = if on_host {
-                        ("on a card", "in host memory")
-                    } else {
-                        ("in host memory", "on the card")
-                    };
-                    let reason = format!(
-                        "{role} lies {here}, and other tensors lie {others}: all must lie in one place"
-                    );
-                    return Err(Error::parameter(&parameter.name, reason));
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What an optimizer does on a card beside [`step`](super::Optimizer::step).
-impl super::Optimizer {
-    fn card(&mut self) -> Result<&mut Card> {
-        match &mut self.backend {
-            super::Backend::Card(card) => Ok(card),
-            super::Backend::Cpu(_) => Err(Error::Step("device `cpu` has no streams: use `step`".into())),
-        }
-    }
-
-    /// One step of tensors on the card, given to `stream`: nothing is waited for. In a stream that is being captured, the step
-    /// becomes part of that graph, with whatever hyperparameters and gradient tensors are in force at each replay: before a
-    /// replay, [`write_control`](Self::write_control) sends changed ones.
-    ///
-    /// # Errors
-    /// As [`step`](Self::step); the refusal of a step before, with which nothing was given; tensors in host memory. After an
-    /// error of the driver in a capture, the capture is invalid: no graph with part of a step can be made of it.
-    pub fn step_on(&mut self, stream: &Stream) -> Result<()> {
-        self.step_part(Part::All, stream, None)
-    }
-
-    /// The part of a step that concerns one group, as soon as its gradients are there: its work waits for `after`, and
-    /// `done` is recorded behind it. Steps by groups decide nothing together: there can be neither clipping nor a scan
-    /// ([`NonFinite::Propagate`]), and they are not in the reports.
-    ///
-    /// # Errors
-    /// As [`step_on`](Self::step_on); an unknown group; options that concern all gradients. Where `done` cannot be recorded the
-    /// step has been given all the same: the optimizer is lost then.
-    pub fn step_group_on(
-        &mut self,
-        group: &str,
-        stream: &Stream,
-        after: Option<&Event>,
-        done: Option<&Event>,
-    ) -> Result<()> {
-        let index = self.find_group(group)?;
-        if self.options.decides() {
-            let reason =
-                "step_group_on: clipping and the policies `error` and `skip` need all gradients; use step_on";
-            return Err(Error::Step(reason.into()));
-        }
-        self.step_part(Part::Group(index), stream, after)?;
-        let recorded = done.map_or(Ok(()), |event| event.record(stream));
-        // The step has been given: to say that nothing was done would be wrong, and so would be to do it again.
-        recorded.or_else(|error| Err(self.card()?.engine.abandon(error)))
-    }
-
-    fn step_part(&mut self, part: Part, stream: &Stream, after: Option<&Event>) -> Result<()> {
-        let report = self.check_step(part.group())?;
-        let step = Step {
-            plan: &self.plan,
-            hyper: &self.hyper,
-            options: &self.options,
-            parameters: &self.parameters,
-            present: &self.roster.present,
-        };
-        let super::Backend::Card(card) = &mut self.backend else {
-            return Err(Error::Step("device `cpu` has no streams: use `step`".into()));
-        };
-        if card.on_host {
-            return Err(Error::Step("step_on: tensors lie in host memory: use `step`".into()));
-        }
-        stream.check_in(card.engine.context())?;
-        if let Some(event) = after {
-            card.engine.check()?;
-            let waits = stream.wait(event);
-            card.engine.note(waits)?;
-        }
-        card.submit(&step, part, stream, report)?;
-        if part == Part::All {
-            self.micro_batches = 0;
-        }
-        Ok(())
-    }
-
-    /// Sends changed hyperparameters and bindings to the card, in the stream's order: before a replay of a graph that a step
-    /// was captured into.
-    ///
-    /// # Errors
-    /// As [`step`](Self::step) before it is given; a step that has to be captured again, since bindings with other strides or alignments, or clipping that was switched on
-    /// or off, made it other launches; what the driver says; device `cpu`.
-    pub fn write_control(&mut self, stream: &Stream) -> Result<()> {
-        self.check_step(None)?;
-        self.card()?.write_control(stream)
-    }
-
-    /// Captures a step now rather than with the first one.
-    ///
-    /// # Errors
-    /// What the driver says; device `cpu`.
-    pub fn warm_up(&mut self) -> Result<()> {
-        self.card()?.engine.prepare_graph(Part::All, "warm_up")
-    }
-
-    /// Reports of the steps that the card has decided on and that were not reported before, without waiting: what a step
-    /// does after its decision may still be under way. Of more than 64 steps between two
-    /// calls the oldest are not reported.
-    ///
-    /// # Errors
-    /// The first of those steps that was refused under [`NonFinite::Error`]; the card's loss.
-    pub fn status(&mut self) -> Result<Vec<StepReport>> {
-        self.card()?.status()
-    }
-
-    /// Waits until all steps given are done.
-    ///
-    /// # Errors
-    /// What the card's work failed with.
-    pub fn synchronize(&self) -> Result<()> {
-        match &self.backend {
-            super::Backend::Card(card) => card.engine.wait(),
-            super::Backend::Cpu(_) => Ok(()),
-        }
-    }
-
-    /// Bytes of device memory that the optimizer holds beside the tensors: state, work space, tables.
-    pub fn device_bytes(&self) -> [usize; 3] {
-        match &self.backend {
-            super::Backend::Card(card) => card.engine().bytes(),
-            super::Backend::Cpu(_) => [0; 3],
-        }
     }
 }

@@ -5,7 +5,8 @@
 //! than one stream.
 
 use super::api::{self, Answer};
-use super::context::{Context, Event, Stream};
+use super::context::Context;
+use super::stream::{Event, Stream};
 use crate::error::Result;
 
 #[derive(Debug)]
