@@ -185,6 +185,14 @@ parity() {
     end $ok "$note"
 }
 
+# The kernels as a card newer than this program would run them: from PTX, compiled by the driver.
+ptx() {
+    if ! begin ptx 10 40; then return; fi
+    limited env ORTHANT_PTX=1 "$orthant" parity --device cuda --quick --json >"$tmp/ptx.json" 2>>"$log"
+    json "$tmp/ptx.json"
+    end $ok "$note"
+}
+
 # tests STAGE AT_LEAST AT_MOST ARGUMENT..
 tests() {
     if ! begin "$1" "$2" "$3"; then return; fi
@@ -318,7 +326,7 @@ while (($#)); do
 done
 set -- "${places[@]}"
 [[ $# == 1 || $# == 2 ]] || { usage >&2; exit 2; }
-stages="machine info parity tests tests-card sanitizer-memcheck sanitizer-racecheck sanitizer-initcheck \
+stages="machine info parity ptx tests tests-card sanitizer-memcheck sanitizer-racecheck sanitizer-initcheck \
 sanitizer-synccheck bench host-cost peers"
 for name in ${only//,/ }; do
     [[ " $stages " == *" $name "* || " $stages " == *" $name-"* ]] || die "no stage $name among: $stages"
@@ -343,6 +351,7 @@ echo '{"rows": []}' >"$out/summary.json"
 
 machine
 parity
+ptx
 tests tests 10 60 --test-threads=4
 tests tests-card 20 60 --ignored --test-threads=1
 sanitizer

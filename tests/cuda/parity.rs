@@ -242,3 +242,12 @@ fn the_norm_of_a_large_matrix() {
     compare(&config_with("max_grad_norm = 1.0", RULES[8], ""), Dtype::Bf16, Dtype::Bf16, &shapes, 1, 1);
     compare(&config_with("max_grad_norm = 1.0", RULES[14], ""), Dtype::Bf16, Dtype::Bf16, &shapes[..1], 1, 1);
 }
+
+/// Every matrix up to 33 x 33, all of them in one launch.
+#[test]
+fn every_shape_up_to_33_by_33() {
+    let shapes: Vec<Vec<usize>> = (0..=33).flat_map(|r| (0..=33).map(move |c| vec![r, c])).collect();
+    for (rule, dtype) in [(RULES[3], Dtype::Bf16), (RULES[12], Dtype::F32), (RULES[14], Dtype::F16)] {
+        compare(&config_with("max_grad_norm = 1.0", rule, ""), dtype, dtype, &shapes, 2, 33);
+    }
+}
