@@ -34,6 +34,10 @@ impl Streams {
     /// What steps on other streams have yet to read comes before the host's write on this one.
     pub fn before_write(&self, stream: &Stream) -> Answer<()> {
         for other in self.busy.iter().filter(|other| other.raw() != stream.raw()) {
+            // What is recorded in a stream that is being captured becomes part of the caller's graph, and orders nothing now.
+            if api::is_capturing(other.raw())? {
+                continue;
+            }
             api::record_event(self.before.raw(), other.raw())?;
             api::wait_event(stream.raw(), self.before.raw())?;
         }

@@ -204,7 +204,8 @@ impl Card {
     /// Gives a step, or a part of one, to a stream. The error of a refused step before comes first.
     pub fn submit(&mut self, step: &Step<'_>, part: Part, stream: &Stream, report: StepReport) -> Result<()> {
         self.collect();
-        if self.given.len() as u64 >= ENTRIES {
+        // To wait for a stream that is being captured would end its capture.
+        if self.given.len() as u64 >= ENTRIES && !self.engine.is_capturing(stream)? {
             // The card's ring would forget what became of the first.
             self.engine.wait()?;
             self.collect();
