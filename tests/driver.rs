@@ -97,10 +97,16 @@ fn a_driver_that_lacks_any_symbol_is_an_error_that_names_it() {
 #[test]
 fn every_function_that_is_called_is_looked_for_beforehand() {
     let all = symbols();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda");
+    let mut paths = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda")];
     let mut called = 0;
-    for file in fs::read_dir(folder).expect("the sources") {
-        let text = fs::read_to_string(file.expect("a file").path()).expect("text");
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            paths.extend(
+                fs::read_dir(path).expect("the sources").map(|entry| entry.expect("an entry").path()),
+            );
+            continue;
+        }
+        let text = fs::read_to_string(path).expect("text");
         for before in ["call!(cu", "sys::cu", "b\"cu"] {
             for rest in text.split(before).skip(1) {
                 let name: String =
