@@ -45,7 +45,7 @@ impl Mirror {
 
 /// The error of copies that do not fit, with what they all need.
 pub(super) fn no_room(context: &Context, parameters: &[Parameter], error: Error) -> Error {
-    if !matches!(error, Error::Driver { code: OUT_OF_MEMORY, .. }) {
+    if !matches!(error, Error::Driver { code: OUT_OF_MEMORY, call: "cuMemAlloc_v2", .. }) {
         return error;
     }
     let tensors = parameters.iter().flat_map(|p| [Some(&p.data), p.grad.as_ref(), p.prev_grad.as_ref()]);
