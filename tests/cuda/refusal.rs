@@ -182,7 +182,8 @@ fn gradients_too_large_for_the_state() {
         (14, bf16, Dtype::Bf16, 3.38e38),
         (16, "", Dtype::F32, -2.9e38),
     ];
-    for (rule, more, dtype, value) in cases {
+    let mut refusals = cases.map(|_| 0);
+    for (case, (rule, more, dtype, value)) in cases.into_iter().enumerate() {
         for step in [ERROR, SKIP, "nonfinite = \"error\"\nloss_scale = 1e-3"] {
             let text = config_with(step, RULES[rule], more);
             let mut pair = Pair::new(&text, dtype, dtype, &[vec![40], vec![70, 65], vec![9]]);
@@ -200,11 +201,14 @@ fn gradients_too_large_for_the_state() {
                     panic!("{what}")
                 };
                 assert_eq!(parameter, "p1");
+                refusals[case] += 1;
             }
             pair.renew();
             pair.step(&format!("{what}: and the next"));
         }
     }
+    // Skipped steps are no errors, and two of the values only a loss scale makes too large.
+    assert_eq!(refusals, [2, 2, 2, 2, 1, 2, 2, 2, 1, 2]);
 }
 
 /// The sums of AdaGrad leave less and less room.
