@@ -320,19 +320,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 7)
     }
 }
 
-// 2^e. Beyond the range of double it comes in two factors, as in the reference.
-__device__ __forceinline__ double power_of_two(int e) {
-    const int ordinary = max(-1022, min(1023, e)), rest = max(-100, min(100, e - ordinary));
-    auto exactly = [](int e) { return __longlong_as_double((long long)(e + 1023) << 52); };
-    return __dmul_rn(exactly(ordinary), exactly(rest));
-}
-
-__device__ __forceinline__ int exponent_of(double x) {
-    const u64 bits = (u64)__double_as_longlong(x);
-    const int biased = (int)(bits >> 52 & 0x7ff);
-    return biased == 0 ? 63 - __clzll((long long)bits) - 1074 : biased - 1023;
-}
-
 // A block of 256 threads for each matrix whose direction is m / ||m||: the norm, split into a mantissa in [1, 2) and a power
 // of two, goes to the scalars of its segments. `list` names the matrices; the first task of each counts from the list's.
 extern "C" __global__ void __launch_bounds__(LANES) radii(const Matrix *matrices, const Range *list, u32 count,
@@ -346,20 +333,10 @@ extern "C" __global__ void __launch_bounds__(LANES) radii(const Matrix *matrices
 #pragma unroll 4
         for (u32 t = threadIdx.x; t < tasks.count; t += LANES) sum = __dadd_rn(sum, squares[tasks.first + t]);
         __syncthreads();
-        double divisor = __dsqrt_rn(total_of_lanes(sums, sum));
-        if (m.eps != 0.0 && !isnan(divisor)) divisor = m.eps_added ? __dadd_rn(divisor, m.eps) : fmax(divisor, m.eps);
-        float first = 1.0f, second = 1.0f, inverse = 1.0f;  // nothing is divided by zero
-        if (!isfinite(divisor)) {
-            inverse = __uint_as_float(0x7fffffff);
-        } else if (divisor != 0.0) {
-            const int inner = exponent_of(divisor);
-            inverse = (float)__ddiv_rn(1.0, __dmul_rn(divisor, power_of_two(-inner)));
-            first = (float)power_of_two(-inner / 2);
-            second = (float)power_of_two(-inner - -inner / 2);
-        }
+        const Divided by = divide_by(__dsqrt_rn(total_of_lanes(sums, sum)), m);
         for (u32 k = threadIdx.x; k < m.segments; k += LANES) {
             Scalars &s = scalars[m.first_segment + k];
-            s.first = first, s.second = second, s.inverse = inverse;
+            s.first = by.first, s.second = by.second, s.inverse = by.inverse;
         }
     }
 }

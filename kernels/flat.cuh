@@ -73,3 +73,32 @@ __device__ __forceinline__ void elements(const u8 *p, u8 type, u64 e, u32 count,
                               : from_f16(((const u16 *)p)[at]);
     }
 }
+
+// 2^e. Beyond the range of double it comes in two factors, as in the reference.
+__device__ __forceinline__ double power_of_two(int e) {
+    const int ordinary = max(-1022, min(1023, e)), rest = max(-100, min(100, e - ordinary));
+    auto exactly = [](int e) { return __longlong_as_double((long long)(e + 1023) << 52); };
+    return __dmul_rn(exactly(ordinary), exactly(rest));
+}
+
+__device__ __forceinline__ int exponent_of(double x) {
+    const u64 bits = (u64)__double_as_longlong(x);
+    const int biased = (int)(bits >> 52 & 0x7ff);
+    return biased == 0 ? 63 - __clzll((long long)bits) - 1074 : biased - 1023;
+}
+
+// x * first * second * inverse is x over a divisor, which may lie beyond the range of f32: its mantissa in [1, 2), whose inverse
+// is rounded once, and a power of two in two exact factors.
+struct Divided {
+    float first, second, inverse;
+};
+
+// By a norm, guarded by the matrix's eps. Nothing is divided by zero.
+__device__ __forceinline__ Divided divide_by(double divisor, const Matrix &m) {
+    if (m.eps != 0.0 && !isnan(divisor)) divisor = m.eps_added ? __dadd_rn(divisor, m.eps) : fmax(divisor, m.eps);
+    if (!isfinite(divisor)) return {1.0f, 1.0f, __uint_as_float(0x7fffffff)};
+    if (divisor == 0.0) return {1.0f, 1.0f, 1.0f};
+    const int inner = exponent_of(divisor);
+    return {(float)power_of_two(-inner / 2), (float)power_of_two(-inner - -inner / 2),
+            (float)__ddiv_rn(1.0, __dmul_rn(divisor, power_of_two(-inner)))};
+}

@@ -110,7 +110,7 @@ struct __align__(16) Entry {
     float bad;             // the element that is not finite
     u32 pad;
     u64 seal;              // the step again: the entry is whole
-    u64 more;
+    u64 fallbacks;         // orthogonalisations that the safe iteration did
 };
 static_assert(sizeof(Entry) == 96, "the host reads 96 bytes an entry");
 const u32 ENTRIES = 64;

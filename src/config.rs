@@ -85,6 +85,9 @@ fn step_options(table: Option<Table>) -> Result<StepOptions> {
         seed: fields
             .typed("seed", "a whole number, not negative", |v| u64::try_from(v.as_integer()?).ok())?
             .unwrap_or(0),
+        max_workspace: fields.typed("max_workspace", "a whole number of bytes, not negative", |v| {
+            usize::try_from(v.as_integer()?).ok()
+        })?,
     };
     fields.finish()?;
     options.validate()?;

@@ -45,6 +45,7 @@ mod images;
 mod optimizer;
 pub mod plan;
 pub mod reference;
+pub mod schedule;
 mod tensor;
 
 pub use algorithm::Algorithm;

@@ -24,7 +24,7 @@ impl Default for NewtonSchulz {
             coefficients: Coefficients::Jordan,
             steps: None,
             dtype: None,
-            method: NsMethod::Standard,
+            method: NsMethod::Auto,
             restarts: vec![2],
         }
     }
@@ -49,9 +49,12 @@ impl NsDtype {
         [("bf16", NsDtype::Bf16), ("f16", NsDtype::F16), ("f32", NsDtype::F32), ("f64", NsDtype::F64)];
 }
 
-/// Form of the iteration; both compute the same polynomial in exact arithmetic.
+/// Form of the iteration; all compute the same polynomial in exact arithmetic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NsMethod {
+    /// Gram in f16 for shapes where it takes less work, and coefficients that are known to be accurate with its restarts
+    /// (all named ones but `cans`); else standard.
+    Auto,
     /// On `X` itself: `T(3 alpha + 1)` symmetric-product units for aspect ratio alpha.
     Standard,
     /// On `R = X X^T` with restarts (Dao-AILab gram-newton-schulz, 2026). Cheaper for aspect ratios above 1;
@@ -61,8 +64,8 @@ pub enum NsMethod {
 
 impl NsMethod {
     /// All methods with their names.
-    pub const ALL: [(&'static str, NsMethod); 2] =
-        [("standard", NsMethod::Standard), ("gram", NsMethod::Gram)];
+    pub const ALL: [(&'static str, NsMethod); 3] =
+        [("auto", NsMethod::Auto), ("standard", NsMethod::Standard), ("gram", NsMethod::Gram)];
 }
 
 /// Polynomial coefficients `[a, b, c]` per iteration.
@@ -206,6 +209,24 @@ impl NewtonSchulz {
     /// The tuples that will be applied.
     pub fn schedule(&self) -> Vec<[f64; 3]> {
         self.coefficients.schedule(self.resolved_steps())
+    }
+
+    /// The method for matrices of this shape, never [`NsMethod::Auto`]: it depends on the shape alone, not on what else is in
+    /// a step.
+    pub fn method_for(&self, rows: usize, columns: usize) -> NsMethod {
+        if self.method != NsMethod::Auto {
+            return self.method;
+        }
+        let accurate = !matches!(self.coefficients, Coefficients::Cans | Coefficients::Explicit(_));
+        let (n, m) = (rows.min(columns) as f64, rows.max(columns) as f64);
+        let steps = f64::from(self.resolved_steps());
+        let restarts = self.restarts.iter().filter(|&&r| r < self.resolved_steps()).count() as f64;
+        // In units of n^2: a symmetric product of X is m, of two squares n, a product with X 2 m. Each restart takes two products
+        // with X in the place of three squares.
+        let standard = steps * (3.0 * m + n);
+        let gram = (4.0 * steps - 3.0 - 3.0 * restarts) * n + (1.0 + restarts) * 3.0 * m;
+        let worth_it = gram < 0.95 * standard;
+        if self.dtype == Some(NsDtype::F16) && accurate && worth_it { NsMethod::Gram } else { NsMethod::Standard }
     }
 
     /// Largest absolute value that the composed map takes on singular values in [0, 1]; every output singular value

@@ -255,9 +255,20 @@ pub(crate) fn function(module: CUmodule, name: &str) -> Answer<CUfunction> {
     Ok(function)
 }
 
-pub(crate) fn blocks_per_multiprocessor(function: CUfunction, threads: u32) -> Answer<u32> {
+/// Lets launches ask for more shared memory than a kernel has without being asked.
+pub(crate) fn allow_shared_memory(function: CUfunction, bytes: u32) -> Answer<()> {
+    let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    call!(cuFuncSetAttribute(function, attribute, bytes as i32))
+}
+
+pub(crate) fn blocks_per_multiprocessor(function: CUfunction, threads: u32, shared: u32) -> Answer<u32> {
     let mut blocks = 0;
-    call!(cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, function, threads as i32, 0))?;
+    call!(cuOccupancyMaxActiveBlocksPerMultiprocessor(
+        &mut blocks,
+        function,
+        threads as i32,
+        shared as usize
+    ))?;
     Ok(blocks.max(1) as u32)
 }
 
@@ -290,6 +301,7 @@ pub(crate) fn launch(
     function: CUfunction,
     blocks: u32,
     threads: u32,
+    shared: u32,
     stream: CUstream,
     arguments: &mut [Argument],
 ) -> Answer<()> {
@@ -299,7 +311,19 @@ pub(crate) fn launch(
         *place = std::ptr::from_mut(&mut argument.0).cast();
     }
     debug_assert!(arguments.len() <= MOST);
-    call!(cuLaunchKernel(function, blocks, 1, 1, threads, 1, 1, 0, stream, places.as_mut_ptr(), null_mut()))
+    call!(cuLaunchKernel(
+        function,
+        blocks,
+        1,
+        1,
+        threads,
+        1,
+        1,
+        shared,
+        stream,
+        places.as_mut_ptr(),
+        null_mut()
+    ))
 }
 
 pub(crate) fn create_stream() -> Answer<CUstream> {

@@ -66,7 +66,7 @@ impl Ring {
         for (group, hyper) in groups.iter().zip(hyper) {
             let entry = group_entry(group, *hyper).ok_or_else(|| {
                 let what = format!("group `{}`: `{}` on a card", group.name(), group.algorithm().name());
-                Error::not_built(what, "; elementwise algorithms and nsgd are, or use device `cpu`")
+                Error::not_built(what, "; use device `cpu`")
             })?;
             bytes.extend_from_slice(bytemuck::bytes_of(&entry));
         }

@@ -71,7 +71,7 @@ pub(crate) struct Table {
     pub owners: Vec<u32>,
 }
 
-/// A group's entry in the control block; none if it needs whole matrices.
+/// A group's entry in the control block; none if its algorithm has no kernels.
 pub(crate) fn group_entry(group: &Group, hyper: Hyperparameters) -> Option<Entry> {
     let mut flags = 0;
     let mut set = |on: bool, bit: u32| flags |= if on { bit } else { 0 };
@@ -82,6 +82,7 @@ pub(crate) fn group_entry(group: &Group, hyper: Hyperparameters) -> Option<Entry
             match (lmo.norm, lmo.order) {
                 (Norm::Sign, _) => {}
                 (Norm::Frobenius, Order::EstimateFirst) => set(true, flag::NORMALISED),
+                (Norm::Spectral | Norm::RmsToRms, _) => {}
                 _ => return None,
             }
             let estimator = &lmo.estimator;
@@ -196,16 +197,21 @@ impl Table {
         self.parameters.push(Range { first, count: self.segments.len() as u32 - first });
     }
 
-    /// Lists the chunks of all segments, group by group, and says which are whose.
-    pub fn list_chunks(&mut self, groups: usize) -> Vec<Range> {
+    /// Lists the chunks of all segments, group by group, and says which are whose. Those of groups that go through other
+    /// kernels come last.
+    pub fn list_chunks(&mut self, groups: usize, is_elementwise: impl Fn(usize) -> bool) -> Vec<Range> {
         let mut order: Vec<usize> = (0..self.segments.len()).collect();
-        order.sort_by_key(|&i| self.segments[i].group);
+        order.sort_by_key(|&i| {
+            let group = self.segments[i].group;
+            (!is_elementwise(group as usize), group)
+        });
         for &i in &order {
             let segment = &mut self.segments[i];
             segment.first_chunk = self.owners.len() as u32;
             self.owners.extend(std::iter::repeat_n(i as u32, segment.chunks as usize));
         }
-        ranges(self.owners.iter().map(|&segment| self.segments[segment as usize].group), groups)
+        let group_of = |&segment: &u32| self.segments[segment as usize].group;
+        ranges(self.owners.iter().map(group_of).filter(|&group| is_elementwise(group as usize)), groups)
     }
 }
 

@@ -1,6 +1,6 @@
 //! A step on a card.
 //!
-//! Everything that a step needs lies in three allocations made at registration: state, work space, tables. What it does is
+//! Everything that a step needs lies in four allocations made at registration: state, work space, tables, strips. What it does is
 //! captured once as a graph, which contains nothing that changes: hyperparameters are in the control block, step counts and
 //! decisions belong to the device, pointers are in the tables. So a step is at most two calls of the driver: a copy of the
 //! control block if it changed, and the launch of the graph.
@@ -39,6 +39,8 @@ pub(crate) struct Engine {
     state: DeviceBuffer,
     work: DeviceBuffer,
     tables_memory: DeviceBuffer,
+    /// What products work in.
+    strips: DeviceBuffer,
     layout: Layout,
     tables: Tables,
     /// Whether the card has not been sent `tables` yet.
@@ -96,18 +98,19 @@ impl Engine {
         bindings: impl Fn(usize) -> (Buffer, Option<Buffer>, Option<Buffer>),
         seed: u64,
     ) -> Result<Self> {
-        let layout = Layout::new(plan);
+        let layout = Layout::new(plan, options)?;
         let (stream, streams) = (Stream::new(context)?, Streams::new(context)?);
         let buffers_at = |base: u64| -> Vec<Buffers> {
             (0..plan.parameters.len()).map(|i| layout.buffers(base, i, bindings(i))).collect()
         };
         // Sizes do not depend on where state lies: it begins at 256-byte boundaries.
-        let sizes = Tables::new(plan, &buffers_at(0), seed);
+        let sizes = Tables::new(plan, &layout, &buffers_at(0), 0, seed);
         let wanted = layout.bytes(&sizes);
         let state = allocate(context, plan, &layout, wanted, 0)?;
         let work = allocate(context, plan, &layout, wanted, 1)?;
         let tables_memory = allocate(context, plan, &layout, wanted, 2)?;
-        let tables = Tables::new(plan, &buffers_at(state.address()), seed);
+        let strips = allocate(context, plan, &layout, wanted, 3)?;
+        let tables = Tables::new(plan, &layout, &buffers_at(state.address()), strips.address(), seed);
         let ring = Ring::new(context, plan.groups.len())?;
         let journal = Journal::new(context)?;
         let graphs = std::iter::repeat_with(|| None).take(1 + plan.groups.len()).collect();
@@ -121,6 +124,7 @@ impl Engine {
             state,
             work,
             tables_memory,
+            strips,
             layout,
             tables,
             tables_changed: false,
@@ -143,6 +147,9 @@ impl Engine {
         self.context.run("registering", || {
             api::zero(self.state.address(), self.state.bytes(), stream)?;
             api::zero(self.work.address(), self.work.bytes(), stream)?;
+            if self.strips.bytes() > 0 {
+                api::zero(self.strips.address(), self.strips.bytes(), stream)?;
+            }
             api::copy_in(self.tables_memory.address(), &self.tables.bytes, stream)?;
             api::synchronize_stream(stream)
         })
@@ -202,7 +209,7 @@ impl Engine {
 
     /// Bytes of device memory: state, work space, tables.
     pub fn bytes(&self) -> [usize; 3] {
-        [self.state.bytes(), self.work.bytes(), self.tables_memory.bytes()]
+        [self.state.bytes(), self.work.bytes() + self.strips.bytes(), self.tables_memory.bytes()]
     }
 
     /// The first error after which the card or the state on it is of no use.
@@ -239,7 +246,7 @@ impl Engine {
         let base = self.state.address();
         let buffers: Vec<Buffers> =
             (0..plan.parameters.len()).map(|i| self.layout.buffers(base, i, bindings(i))).collect();
-        let tables = Tables::new(plan, &buffers, self.seed);
+        let tables = Tables::new(plan, &self.layout, &buffers, self.strips.address(), self.seed);
         if tables.shape() == self.tables.shape() {
             // Work that was given before may still read the old ones.
             self.tables = tables;
@@ -474,12 +481,12 @@ fn index_of(part: Part) -> usize {
     }
 }
 
-/// One of the three allocations, or an error that says what does not fit.
+/// One of the allocations, or an error that says what does not fit.
 fn allocate(
     context: &Context,
     plan: &Plan,
     layout: &Layout,
-    wanted: [usize; 3],
+    wanted: [usize; 4],
     which: usize,
 ) -> Result<DeviceBuffer> {
     let failed = match DeviceBuffer::new(context, wanted[which]) {

@@ -5,11 +5,16 @@ use super::context::{Context, Handle};
 use crate::error::{Error, Result};
 use crate::images::{IMAGES, Image};
 
+/// Bytes of shared memory of a product's stages: as in `kernels/product.cuh`.
+const PRODUCT_SHARED: u32 = 3 * 32 * 1024;
+
 /// A kernel with what a launch needs to know.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kernel {
     function: Handle<CUfunction>,
     pub threads: u32,
+    /// Bytes of shared memory that a launch asks for, beside what the kernel has by itself.
+    shared: u32,
     /// Blocks that are resident at once on the whole card.
     pub resident: u32,
 }
@@ -20,7 +25,7 @@ impl Kernel {
         if blocks == 0 {
             return Ok(());
         }
-        api::launch(self.function.0, blocks, self.threads, stream, arguments)
+        api::launch(self.function.0, blocks, self.threads, self.shared, stream, arguments)
     }
 }
 
@@ -34,7 +39,7 @@ impl Drop for Module {
     }
 }
 
-/// All kernels of the elementwise family.
+/// All kernels.
 #[derive(Debug)]
 pub(crate) struct Kernels {
     pub prepare: Kernel,
@@ -46,6 +51,10 @@ pub(crate) struct Kernels {
     pub gather: Kernel,
     pub decide: Kernel,
     pub accumulate: Kernel,
+    pub look: Kernel,
+    pub pack: Kernel,
+    /// Of bf16 and of f16.
+    pub product: [Kernel; 2],
     /// What was loaded: architecture and whether it is machine code.
     pub loaded: (&'static str, bool),
     _modules: Vec<Module>,
@@ -57,14 +66,21 @@ impl Kernels {
         let (elementwise, loaded) = load(context, "elementwise")?;
         let (scan, _) = load(context, "scan")?;
         let (accumulate, _) = load(context, "accumulate")?;
-        let of = |module: &Module, name: &str, threads: u32| {
+        let (pack, _) = load(context, "pack")?;
+        let (product, _) = load(context, "sm80_product")?;
+        let sharing = |module: &Module, name: &str, threads: u32, shared: u32| {
             let found = api::function(module.0.0, name).and_then(|function| {
-                let blocks = api::blocks_per_multiprocessor(function, threads)?;
+                if shared > 0 {
+                    api::allow_shared_memory(function, shared)?;
+                }
+                let blocks = api::blocks_per_multiprocessor(function, threads, shared)?;
                 let resident = blocks * context.info().multiprocessors;
-                Ok(Kernel { function: Handle(function), threads, resident })
+                Ok(Kernel { function: Handle(function), threads, shared, resident })
             });
             found.map_err(|fault| context.error("loading the kernels", fault))
         };
+        let of = |module: &Module, name: &str, threads: u32| sharing(module, name, threads, 0);
+        let tiles = |name: &str| sharing(&product, name, 128, PRODUCT_SHARED);
         Ok(Self {
             prepare: of(&elementwise, "prepare", 128)?,
             elementwise: of(&elementwise, "elementwise", 128)?,
@@ -75,8 +91,11 @@ impl Kernels {
             gather: of(&scan, "gather", 256)?,
             decide: of(&scan, "decide", 1024)?,
             accumulate: of(&accumulate, "accumulate", 128)?,
+            look: of(&pack, "look", 128)?,
+            pack: of(&pack, "pack", 128)?,
+            product: [tiles("product_bf16")?, tiles("product_f16")?],
             loaded,
-            _modules: vec![elementwise, scan, accumulate],
+            _modules: vec![elementwise, scan, accumulate, pack, product],
         })
     }
 }

@@ -1,16 +1,20 @@
-//! Where everything lies in the three allocations of an engine: state, work space, tables. Exact before anything is allocated.
+//! Where everything lies in the allocations of an engine: state, work space, tables, and the strips that products work in. Exact
+//! before anything is allocated.
 
 use bytemuck::Pod;
 
 use super::control::control_bytes;
 use super::elementwise::{Buffer, Buffers, Table};
 use super::engine::Part;
+use super::orthogonal::{Launches, Orthogonals, Strips};
 use super::scan::{Matrices, Normalised};
 use super::table::{FOUND_BYTES, GATHERED_BYTES, Range, SCALARS_BYTES, STATUS_BYTES};
 use crate::algorithm::Slot;
 use crate::error::{Error, Result};
+use crate::optimizer::StepOptions;
 use crate::plan::Plan;
 use crate::reference::State;
+use crate::schedule::{Schedule, spectral};
 use crate::tensor::{Dtype, Storage};
 
 /// Buffers begin at multiples of this, which every access that the kernels make likes.
@@ -26,10 +30,15 @@ pub(crate) struct Layout {
     pub control: usize,
     pub status: usize,
     fixed: usize,
+    /// What is orthogonalised, and the allocation for it.
+    pub schedule: Schedule,
+    pub strips: Strips,
 }
 
 impl Layout {
-    pub fn new(plan: &Plan) -> Self {
+    /// # Errors
+    /// A matrix that needs more work space than the options allow.
+    pub fn new(plan: &Plan, options: &StepOptions) -> Result<Self> {
         let mut at = up(8 * plan.parameters.len());
         let slots = plan
             .parameters
@@ -44,12 +53,15 @@ impl Layout {
             })
             .collect();
         let status = up(control_bytes(plan.groups.len()));
-        Self { slots, state_bytes: at, control: 0, status, fixed: status + up(STATUS_BYTES) }
+        let schedule = Schedule::new(plan, options.max_workspace)?;
+        let strips = Strips::new(&schedule);
+        let fixed = status + up(STATUS_BYTES);
+        Ok(Self { slots, state_bytes: at, control: 0, status, fixed, schedule, strips })
     }
 
-    /// Bytes of all three allocations with these tables: state, work space, tables.
-    pub fn bytes(&self, tables: &Tables) -> [usize; 3] {
-        [self.state_bytes, self.work_bytes(tables), tables.bytes.len()]
+    /// Bytes of all allocations with these tables: state, work space, tables, strips.
+    pub fn bytes(&self, tables: &Tables) -> [usize; 4] {
+        [self.state_bytes, self.work_bytes(tables), tables.bytes.len(), self.strips.bytes]
     }
 
     /// Bytes of the work space with these tables.
@@ -124,6 +136,10 @@ pub(crate) struct Tables {
     pub norm_which: usize,
     pub norm_tasks: usize,
     pub norm_ranges: usize,
+    pub orthogonals: usize,
+    pub jobs: usize,
+    pub tiles: usize,
+    pub looks: usize,
     pub segment_count: u32,
     pub parameter_count: u32,
     pub chunk_count: u32,
@@ -136,10 +152,12 @@ pub(crate) struct Tables {
     pub squares_at: usize,
     group_chunks: Vec<Range>,
     normalised: Normalised,
+    cohorts: Vec<Launches>,
 }
 
 impl Tables {
-    pub fn new(plan: &Plan, buffers: &[Buffers], seed: u64) -> Self {
+    /// `strips`: where the allocation that products work in begins.
+    pub fn new(plan: &Plan, layout: &Layout, buffers: &[Buffers], strips: u64, seed: u64) -> Self {
         let mut table = Table::default();
         let mut matrices = Matrices::default();
         for (planned, buffers) in plan.parameters.iter().zip(buffers) {
@@ -147,10 +165,12 @@ impl Tables {
             matrices.push(planned, group, buffers, table.segments.len() as u32);
             table.push(planned, group, buffers, seed);
         }
-        let group_chunks = table.list_chunks(plan.groups.len());
+        let is_elementwise = |group: usize| spectral(plan.groups[group].algorithm().rule()).is_none();
+        let group_chunks = table.list_chunks(plan.groups.len(), is_elementwise);
+        let orthogonals =
+            Orthogonals::new(plan, &layout.schedule, &layout.strips, strips, buffers, &matrices);
         let normalised = matrices.normalised(&plan.groups);
         let mut bytes = vec![];
-        let fixed = Layout::new(plan).fixed;
         let mut this = Self {
             segments: append(&mut bytes, &table.segments),
             parameters: append(&mut bytes, &table.parameters),
@@ -161,17 +181,22 @@ impl Tables {
             norm_which: append(&mut bytes, &normalised.which),
             norm_tasks: append(&mut bytes, &normalised.tasks),
             norm_ranges: append(&mut bytes, &normalised.ranges),
+            orthogonals: append(&mut bytes, &orthogonals.matrices),
+            jobs: append(&mut bytes, &orthogonals.jobs),
+            tiles: append(&mut bytes, &orthogonals.tiles),
+            looks: append(&mut bytes, &orthogonals.looks),
             segment_count: table.segments.len() as u32,
             parameter_count: table.parameters.len() as u32,
             chunk_count: table.owners.len() as u32,
             matrix_count: matrices.matrices.len() as u32,
             task_count: matrices.tasks.len() as u32,
-            scalars_at: fixed,
+            scalars_at: layout.fixed,
             found_at: 0,
             gathered_at: 0,
             squares_at: 0,
             group_chunks,
             normalised,
+            cohorts: orthogonals.cohorts,
             bytes: vec![],
         };
         this.found_at = this.scalars_at + up(SCALARS_BYTES * table.segments.len());
@@ -196,9 +221,15 @@ impl Tables {
     /// The chunks of a part of a step.
     pub fn chunks_of(&self, part: Part) -> Range {
         match part {
-            Part::All => Range { first: 0, count: self.chunk_count },
+            // Those of groups with kernels of their own come behind.
+            Part::All => Range { first: 0, count: self.group_chunks.iter().map(|range| range.count).sum() },
             Part::Group(group) => self.group_chunks[group],
         }
+    }
+
+    /// The cohorts of a part of a step.
+    pub fn cohorts_of(&self, part: Part) -> impl Iterator<Item = &Launches> {
+        self.cohorts.iter().filter(move |cohort| part.group().is_none_or(|group| group == cohort.group))
     }
 
     /// The normalised matrices of a part of a step, and their blocks.

@@ -16,6 +16,7 @@ mod kernels;
 mod layout;
 mod memory;
 mod order;
+mod orthogonal;
 mod scan;
 mod stream;
 pub(crate) mod table;
@@ -38,6 +39,7 @@ use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::optimizer::StepOptions;
 use crate::plan::{Plan, Precision};
+use crate::schedule::{self, Schedule};
 
 /// Whether steps of a plan can run on a card. Looks at no card.
 ///
@@ -52,17 +54,26 @@ pub fn check_plan(device: Device, plan: &Plan) -> Result<()> {
 }
 
 /// The families of kernels that take a group's parameters through a step, in order: `scan` where steps look at all gradients
-/// first, `norms` where a direction is divided by its norm, `elementwise`.
+/// first, `norms` where a direction is divided by its norm, `elementwise`; or `pack` and `sm80_product` where matrices are
+/// orthogonalised.
 ///
 /// # Errors
 /// An algorithm that has no kernels, with the group's name and the remedy; illegal hyperparameters.
 pub fn kernels(group: &Group, options: &StepOptions) -> Result<Vec<&'static str>> {
     if elementwise::group_entry(group, group.hyperparameters()?).is_none() {
         let what = format!("group `{}`: `{}` on a card", group.name(), group.algorithm().name());
-        return Err(Error::not_built(what, "; elementwise algorithms and nsgd are, or use device `cpu`"));
+        return Err(Error::not_built(what, "; use device `cpu`"));
     }
-    let normalised = matches!(group.algorithm().rule(), Rule::Lmo(lmo) if lmo.norm == Norm::Frobenius);
-    let families = [("scan", options.decides()), ("norms", normalised), ("elementwise", true)];
+    let rule = group.algorithm().rule();
+    let normalised = matches!(rule, Rule::Lmo(lmo) if lmo.norm == Norm::Frobenius);
+    let spectral = schedule::spectral(rule).is_some();
+    let families = [
+        ("scan", options.decides()),
+        ("norms", normalised),
+        ("elementwise", !spectral),
+        ("pack", spectral),
+        ("sm80_product", spectral),
+    ];
     Ok(families.into_iter().filter(|(_, used)| *used).map(|(name, _)| name).collect())
 }
 
@@ -76,9 +87,16 @@ pub fn launches(plan: &Plan, options: &StepOptions) -> Result<u32> {
         let is = matches!(plan.group_of(p).algorithm().rule(), Rule::Lmo(lmo) if lmo.norm == Norm::Frobenius);
         is && !p.matrices.is_empty()
     };
-    // Beside the scalars of the step and the elements: the scan with what it adds up to, norms with theirs.
+    // Beside the scalars of the step: the scan with what it adds up to, norms with theirs, the elements; of each cohort norms,
+    // strips, products, and what the guard sends elsewhere.
     let scan = if options.decides() { 3 } else { 0 };
-    Ok(2 + scan + if plan.parameters.iter().any(normalised) { 2 } else { 0 })
+    let norms = if plan.parameters.iter().any(normalised) { 2 } else { 0 };
+    let elementwise = plan.parameters.iter().any(|p| {
+        p.numel() > 0 && schedule::spectral(plan.group_of(p).algorithm().rule()).is_none()
+    });
+    let schedule = Schedule::new(plan, options.max_workspace)?;
+    let cohorts: usize = schedule.cohorts.iter().map(|cohort| 3 + cohort.launches.len()).sum();
+    Ok(1 + scan + norms + u32::from(elementwise) + cohorts as u32)
 }
 
 /// Bytes of device memory that an optimizer of this plan holds beside the tensors: state, work space, tables. Exact for
@@ -93,7 +111,7 @@ pub fn device_bytes(plan: &Plan, options: &StepOptions) -> Result<[usize; 3]> {
     if elements > 1 << 40 {
         return Err(Error::Tensor(format!("{elements} elements: no card holds more than 2^40")));
     }
-    let layout = layout::Layout::new(plan);
+    let layout = layout::Layout::new(plan, options)?;
     let buffers: Vec<_> = (0..plan.parameters.len())
         .map(|i| {
             // Sizes depend on boundaries, and all of these lie on one. Whether there is a gradient does not matter.
@@ -101,7 +119,9 @@ pub fn device_bytes(plan: &Plan, options: &StepOptions) -> Result<[usize; 3]> {
             layout.buffers(0, i, (tensor, None, None))
         })
         .collect();
-    Ok(layout.bytes(&layout::Tables::new(plan, &buffers, options.seed)))
+    let tables = layout::Tables::new(plan, &layout, &buffers, 0, options.seed);
+    let [state, work, tables, strips] = layout.bytes(&tables);
+    Ok([state, work + strips, tables])
 }
 
 /// Whether a tensor's memory is what it is said to be: memory of this card, from the first byte to the last.

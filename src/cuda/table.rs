@@ -152,7 +152,8 @@ pub(crate) struct Entry {
     pub bad: f32,
     pub pad: u32,
     pub seal: u64,
-    pub more: u64,
+    /// Orthogonalisations that the safe iteration did.
+    pub fallbacks: u64,
 }
 
 /// Entries of the ring, and where it begins in what the device keeps from step to step.
@@ -177,6 +178,74 @@ pub(crate) struct Pair {
     pub first_chunk: u32,
 }
 
+/// A matrix that is orthogonalised.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C, align(16))]
+pub(crate) struct Orthogonal {
+    pub strips: u64,
+    pub margin: f64,
+    pub matrix: u32,
+    pub rows: u32,
+    pub columns: u32,
+    pub first_square: u32,
+    pub tiles: u32,
+    pub first_job: u32,
+    pub jobs: u32,
+    pub half: u8,
+    pub lmo_first: u8,
+    pub groups: u8,
+    pub pad: u8,
+}
+
+/// Which way operands lie.
+pub(crate) mod form {
+    pub const BY_ROWS: u8 = 0;
+    pub const MIXED: u8 = 1;
+    pub const BY_COLUMNS: u8 = 2;
+}
+
+/// A product. Addresses are 0 for what is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C, align(16))]
+pub(crate) struct Job {
+    pub a: u64,
+    pub b: u64,
+    pub c: u64,
+    pub c2: u64,
+    pub d: u64,
+    pub m: u32,
+    pub n: u32,
+    pub k: u32,
+    pub orthogonal: u32,
+    pub alpha: f32,
+    pub beta: f32,
+    pub beta2: f32,
+    pub gamma: f32,
+    pub polynomial: [f32; 3],
+    pub limit: f32,
+    pub first_tile: u32,
+    pub tiles: u32,
+    pub first_partial: u32,
+    pub form: u8,
+    pub symmetric: u8,
+    pub guards: u8,
+    pub pad: u8,
+    pub more: [u32; 2],
+}
+
+/// A tile of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Tile {
+    pub job: u32,
+    pub row: u16,
+    pub column: u16,
+}
+
+/// Bytes of what the kernels keep for each matrix that is orthogonalised, and of the traces of a tile.
+pub(crate) const PROGRESS_BYTES: usize = 32;
+pub(crate) const TRACES_BYTES: usize = 32;
+
 /// Bytes of what the kernels write for each segment, task and matrix.
 pub(crate) const SCALARS_BYTES: usize = 64;
 pub(crate) const FOUND_BYTES: usize = 24;
@@ -189,3 +258,6 @@ const _: () = assert!(size_of::<Group>() == 64 && std::mem::offset_of!(Group, ru
 const _: () = assert!(size_of::<Matrix>() == 128 && std::mem::offset_of!(Matrix, type_gradient) == 104);
 const _: () = assert!(size_of::<Control>() == 32 && size_of::<Pair>() == 32);
 const _: () = assert!(size_of::<Entry>() == 96 && std::mem::offset_of!(Entry, seal) == 80);
+const _: () = assert!(size_of::<Orthogonal>() == 48 && std::mem::offset_of!(Orthogonal, half) == 44);
+const _: () = assert!(size_of::<Job>() == 112 && std::mem::offset_of!(Job, form) == 100);
+const _: () = assert!(size_of::<Tile>() == 8);

@@ -282,7 +282,8 @@ impl Card {
         let grad_norm = report.grad_norm.map(|_| entry.norm);
         // Steps that are refused under `error` do not count: the next has their number.
         let number = if self.options.nonfinite == NonFinite::Skip { entry.step } else { entry.applied + 1 };
-        let report = StepReport { grad_norm, pending: false, ..report };
+        let orthogonalise_fallbacks = entry.fallbacks as usize;
+        let report = StepReport { grad_norm, pending: false, orthogonalise_fallbacks, ..report };
         let name = || self.names.get(entry.parameter as usize).cloned().unwrap_or_default();
         let refused = match entry.verdict {
             NON_FINITE => Error::NonFiniteGradient {

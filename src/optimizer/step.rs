@@ -30,11 +30,14 @@ pub struct StepOptions {
     pub nonfinite: NonFinite,
     /// Seed of stochastic rounding. It is not stored in checkpoints: a resumed run needs the same one.
     pub seed: u64,
+    /// Bytes of work space for orthogonalisations on a card. They are done in turns that keep within it; which does not change
+    /// any bit. Without a limit it is 1 GiB, or what the largest matrix needs. Read at registration.
+    pub max_workspace: Option<usize>,
 }
 
 impl Default for StepOptions {
     fn default() -> Self {
-        Self { max_grad_norm: None, loss_scale: 1.0, nonfinite: NonFinite::default(), seed: 0 }
+        Self { max_grad_norm: None, loss_scale: 1.0, nonfinite: NonFinite::default(), seed: 0, max_workspace: None }
     }
 }
 

@@ -146,9 +146,9 @@ fn iterate<W: Real>(
 ) -> Matrix<W> {
     round(&mut x.data);
     let schedule: Vec<[W; 3]> = schedule.iter().map(|tuple| tuple.map(W::of)).collect();
-    match spec.method {
-        NsMethod::Standard => standard(x, &schedule, round),
+    match spec.method_for(x.rows, x.columns) {
         NsMethod::Gram => gram(x, &schedule, &spec.restarts, round),
+        _ => standard(x, &schedule, round),
     }
 }
 

@@ -63,9 +63,11 @@ impl Engine {
         ];
         kernels.prepare.launch(stream, t.parameter_count.div_ceil(kernels.prepare.threads), arguments)?;
         // What became of the step is known here, and its copy to the host need not come between this step and the next.
+        let orthogonalises = t.cohorts_of(part).next().is_some();
         let report = |stream| self.journal.copy_from(status, STATUS_BYTES, stream);
         match side {
-            Some(side) if part == Part::All => side.branch(stream, report)?,
+            // Orthogonalisations add to it.
+            Some(side) if part == Part::All && !orthogonalises => side.branch(stream, report)?,
             _ => {}
         }
         let (list, tasks) = t.normalised_of(part);
@@ -101,10 +103,59 @@ impl Engine {
         let waves = if t.chunk_count / t.segment_count.max(1) >= 16 { 4 } else { 1 };
         let blocks = chunks.count.div_ceil(4).min(kernels.elementwise.resident * waves);
         kernels.elementwise.launch(stream, blocks, arguments)?;
+        self.orthogonalise(part, stream)?;
         match side {
             _ if part != Part::All => Ok(()),
-            Some(side) => side.join(stream),
-            None => report(stream),
+            Some(side) if !orthogonalises => side.join(stream),
+            _ => report(stream),
         }
+    }
+
+    /// The launches of all cohorts: norms, strips, phase by phase the products, and what the guard sent to the safe iteration.
+    fn orthogonalise(&self, part: Part, stream: CUstream) -> Answer<()> {
+        let Ok(kernels) = self.context.kernels() else { return Ok(()) };
+        let (t, places) = (&self.tables, &self.layout.strips);
+        let at = |offset: usize| self.strips.address() + offset as u64;
+        let (orthogonals, matrices, segments) =
+            (self.table(t.orthogonals), self.table(t.matrices), self.table(t.segments));
+        let (scalars, progress) = (self.work_at(t.scalars_at), at(places.progress));
+        let status = if part == Part::All { self.work_at(self.layout.status) } else { 0 };
+        for cohort in t.cohorts_of(part) {
+            let looks = self.table(t.looks) + 8 * u64::from(cohort.looks.first);
+            let arguments = &mut [
+                orthogonals.into(),
+                looks.into(),
+                matrices.into(),
+                segments.into(),
+                scalars.into(),
+                at(places.squares).into(),
+                progress.into(),
+            ];
+            kernels.look.launch(stream, cohort.looks.count, arguments)?;
+            kernels.pack.launch(stream, cohort.looks.count, &mut arguments[..5])?;
+            let lists = [
+                self.table(t.jobs).into(),
+                orthogonals.into(),
+                matrices.into(),
+                segments.into(),
+                scalars.into(),
+                progress.into(),
+                at(places.traces).into(),
+                status.into(),
+            ];
+            let product = &kernels.product[usize::from(cohort.half)];
+            for phase in &cohort.phases {
+                let tiles = self.table(t.tiles) + 8 * u64::from(phase.first);
+                let mut arguments = lists.to_vec();
+                arguments.extend([tiles.into(), 0u32.into(), 0u32.into()]);
+                product.launch(stream, phase.count, &mut arguments)?;
+            }
+            // Without tiles: whatever the guard has sent to the safe iteration.
+            let mut arguments = lists.to_vec();
+            let matrices = cohort.matrices;
+            arguments.extend([0u64.into(), matrices.first.into(), matrices.count.into()]);
+            product.launch(stream, cohort.widest.min(product.resident), &mut arguments)?;
+        }
+        Ok(())
     }
 }

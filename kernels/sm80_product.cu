@@ -1,0 +1,263 @@
+// Products of Newton-Schulz iterations on tensor cores through mma.sync: every card from compute capability 8.0 on.
+//
+// One launch takes a phase of the iterations of a whole list of matrices, whatever their shapes: a block for each tile. The
+// last product of a matrix updates its parameter in place. Before that the guard has looked at the traces of powers of the
+// matrix's Gram matrix: where the result would leave its bound, the last product does nothing and a launch at the end runs the
+// safe iteration.
+
+#include "matrix.cuh"
+#include "product.cuh"
+
+// What the kernels of a phase read.
+struct Lists {
+    const Job *jobs;
+    const Orthogonal *orthogonals;
+    const Matrix *matrices;
+    const Segment *segments;
+    const Scalars *scalars;
+    Progress *progress;
+    Traces *traces;
+    Status *status;  // of a whole step
+};
+
+const u32 PITCH = 72;  // floats of a row of a quarter in shared memory: rows 4 apart lie in other banks
+const u32 OWN = STRIP * PITCH * 4;  // a warp's part of shared memory after the products
+static_assert(4 * OWN <= PRODUCT_SHARED && OWN >= 2 * SQUARE_BYTES, "epilogues take the place of the stages");
+
+// Decay, scale and update of N elements with their direction.
+template <u32 N>
+__device__ __forceinline__ void update_elements(const Row &row, const Scalars &s, u32 column, bool lmo_first, float (&u)[N]) {
+    const Segment &t = *row.segment;
+    const u64 at = row.start + column;
+    const bool low = t.type_full == LOW, full = t.full, random = s.flags & STOCHASTIC;
+    auto dither = [&](bool on, u32 buffer) { return Dither{on, {t.key[0], t.key[1]}, s.step, buffer, t.index + at}; };
+    Values<N> w = {};
+    for (u32 i = 0; i < N; i++) w.g[i] = u[i];
+    if (lmo_first && t.momentum) {
+        get<N>(t.momentum, t.type_momentum, at, w.m);
+        estimate(s, w);
+        put<N>(t.momentum, t.type_momentum, at, w.m, dither(random, 1));
+    }
+    if (low) {
+        u16 high[N], rest[N];
+        for (u32 i = 0; i < N; i++) high[i] = ((const u16 *)t.visible)[at + i], rest[i] = ((const u16 *)t.full)[at + i];
+        for (u32 i = 0; i < N; i++) w.x[i] = __uint_as_float(((u32)high[i] << 16) + (u32)(int)(short)rest[i]);
+    } else if (full) {
+        get<N>(t.full, t.type_full, at, w.x);
+    } else {
+        get<N>(t.visible, t.type_visible, at, w.x);
+    }
+    Scalars given = s;
+    given.flags |= NORMALISED;
+    given.first = given.second = given.inverse = 1.0f;  // the direction is one already
+    apply(given, w);
+    if (low) {
+        Raw high, rest;
+        split<N>(w.x, high, rest);
+        put_bits<N>(t.visible, BF16, at, high);
+        put_bits<N>(t.full, BF16, at, rest);
+        return;
+    }
+    if (full) put<N>(t.full, t.type_full, at, w.x, dither(false, 0));
+    if (s.flags & EXTRAPOLATED)
+        put<N>(t.visible, t.type_visible, at, w.y, dither(false, 0));
+    else
+        put<N>(t.visible, t.type_visible, at, w.x, dither(random && !full, 0));
+}
+
+// A quarter of the last product updates its part of the parameter.
+template <u32 N>
+__device__ __forceinline__ void update_quarter(const float *own, const Lists &l, const Job &job, const Quarter &q) {
+    const Orthogonal &o = l.orthogonals[job.orthogonal];
+    const Matrix &m = l.matrices[o.matrix];
+    const Scalars s = l.scalars[m.first_segment];
+    for (u32 i = threadIdx.x % 32; i < STRIP * STRIP / N; i += 32) {
+        const u32 row = i / (STRIP / N), column = i % (STRIP / N) * N;
+        if (q.row + row >= job.m || q.column + column >= job.n) continue;
+        float u[N];
+        for (u32 k = 0; k < N; k++) u[k] = own[row * PITCH + column + k];
+        update_elements<N>(Row(l.segments, m, q.row + row), s, q.column + column, o.lmo_first, u);
+    }
+}
+
+// Whether the squares of the result stay within their limit, from the traces of r, r^2, r^3 and r^4: with the singular values
+// s of what the last iteration gets, r has s^2, and the result s (a + b s^2 + c s^4). The trace of r^5 is at least
+// trace(r^4)^2 / trace(r^3), and nearly that where all s are about 1, or one is by far the largest.
+__device__ bool stays(const Job &job, const Traces &t) {
+    const double a = job.polynomial[0], b = job.polynomial[1], c = job.polynomial[2];
+    const double fifth = t.power[2] > 0.0 ? t.power[3] * t.power[3] / t.power[2] : 0.0;
+    const double squares = a * a * t.power[0] + 2.0 * a * b * t.power[1] + (b * b + 2.0 * a * c) * t.power[2] +
+                           2.0 * b * c * t.power[3] + c * c * fifth;
+    // Traces of a Gram matrix are positive; rounding that makes one negative has destroyed it.
+    return squares <= job.limit && t.power[0] >= 0.0 && t.power[2] >= 0.0;
+}
+
+// The tile's traces are there; the last tile decides.
+__device__ void guard(const Lists &l, const Job &job, Traces *of_warps, bool there, const Traces &mine, u32 tile) {
+    __shared__ bool last;
+    const u32 warp = threadIdx.x / 32;
+    if (threadIdx.x % 32 == 0)
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) of_warps[warp].power[i] = there ? mine.power[i] : 0.0;
+    __syncthreads();
+    Progress &p = l.progress[job.orthogonal];
+    if (threadIdx.x == 0) {
+        Traces sum = of_warps[0];
+        for (u32 w = 1; w < THREADS / 32; w++)
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) sum.power[i] = __dadd_rn(sum.power[i], of_warps[w].power[i]);
+        l.traces[job.first_partial + tile] = sum;
+        last = arrive(&p.guarded) + 1 == job.tiles;
+    }
+    __syncthreads();
+    if (!last) return;
+    if (threadIdx.x == 0) {
+        Traces sum = {};
+        for (u32 k = 0; k < job.tiles; k++)
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) sum.power[i] = __dadd_rn(sum.power[i], l.traces[job.first_partial + k].power[i]);
+        p.guarded = 0;
+        const Matrix &m = l.matrices[l.orthogonals[job.orthogonal].matrix];
+        // A gradient that is not finite gives what IEEE arithmetic gives; nothing else can be made of it.
+        if (!stays(job, sum) && isfinite(l.scalars[m.first_segment].inverse)) {
+            p.ticket = p.done = 0;
+            p.failed = 1;
+            if (l.status) atomicAdd(&l.status->ring[(l.status->steps - 1) % ENTRIES].fallbacks, 1ull);
+        }
+    }
+}
+
+// A tile of a product with all that follows it. Every thread of the block calls it.
+template <bool HALF>
+__device__ __forceinline__ void tile_of(const Lists &l, const Job &job, u32 tile_row, u32 tile_column, u32 tile, u8 *shared) {
+    Sums sums = {};
+    const Quarter q(job, tile_row, tile_column);
+    const u32 stages = shared_address(shared);
+    switch (job.form) {
+    case BY_ROWS: multiply<HALF, true, true>(sums, job, q, tile_row, tile_column, stages); break;
+    case MIXED: multiply<HALF, true, false>(sums, job, q, tile_row, tile_column, stages); break;
+    default: multiply<HALF, false, false>(sums, job, q, tile_row, tile_column, stages);
+    }
+    u8 *const own = shared + threadIdx.x / 32 * OWN;
+    Traces traces = {};
+    if (q.there) {
+        combine<HALF>(sums, job, q, own, traces);
+        if (job.d) {
+            store_quarter<HALF>(sums, job, q, own);
+        } else {
+            __syncwarp();
+            float *const floats = (float *)own;
+            pairs(sums, [&](u32 row, u32 column, float first, float second) {
+                *(float2 *)(floats + row * PITCH + column) = {first, second};
+            });
+            __syncwarp();
+            if (l.orthogonals[job.orthogonal].groups)
+                update_quarter<FOUR>(floats, l, job, q);
+            else
+                update_quarter<1>(floats, l, job, q);
+        }
+    }
+    if (job.guards) {
+        __syncthreads();
+        guard(l, job, (Traces *)shared, q.there, traces, tile);
+    }
+}
+
+__device__ __forceinline__ bool is_skipped(const Lists &l, const Orthogonal &o) {
+    return l.scalars[l.matrices[o.matrix].first_segment].flags & SKIP;
+}
+
+// The number of a tile among those of its product.
+__device__ __forceinline__ u32 number_of(const Job &job, const Tile &t) {
+    const u32 across = (job.n + TILE - 1) / TILE;
+    return job.symmetric ? t.row * (t.row + 1) / 2 + t.column : t.row * across + t.column;
+}
+
+// Which tile has a number.
+__device__ __forceinline__ Tile tile_at(const Job &job, u32 number) {
+    if (!job.symmetric) {
+        const u32 across = (job.n + TILE - 1) / TILE;
+        return {0, (u16)(number / across), (u16)(number % across)};
+    }
+    u32 row = 0;
+    while ((row + 1) * (row + 2) / 2 <= number) row++;
+    return {0, (u16)row, (u16)(number - row * (row + 1) / 2)};
+}
+
+// What a block does next.
+struct Next {
+    Job job;
+    Tile tile;
+    u32 number;   // among the tiles of its product
+    u32 matrix;  // of the safe iteration: which one the block is at
+    bool there;
+};
+
+// The next tile of the safe iteration of a matrix whose own has failed; by one thread. Tiles are taken in order, so whoever
+// waits for those before waits for blocks that are running: nothing depends on how many run at once.
+__device__ __forceinline__ void take(const Lists &l, u32 end, Next &next) {
+    next.there = false;
+    for (; next.matrix < end; next.matrix++) {
+        Progress &p = l.progress[next.matrix];
+        const Orthogonal &o = l.orthogonals[next.matrix];
+        if (!load_acquire(&p.failed) || is_skipped(l, o)) continue;
+        const Job *at = l.jobs + o.first_job, *const last = at + o.jobs - 1;
+        const u32 ticket = arrive(&p.ticket);
+        if (ticket >= last->first_tile + last->tiles) continue;
+        while (ticket >= at->first_tile + at->tiles) at++;
+        next.job = *at;
+        next.number = ticket - at->first_tile;
+        next.tile = tile_at(*at, next.number);
+        next.there = true;
+        while (load_acquire(&p.done) < at->first_tile) {}
+        return;
+    }
+}
+
+// A block for each of `tiles`; or without them the safe iteration, in one launch, of those among the matrices from `first` on
+// that the guard has sent there.
+template <bool HALF>
+__device__ __forceinline__ void run(const Lists &l, const Tile *tiles, u32 first, u32 count) {
+    extern __shared__ __align__(128) u8 shared[];
+    __shared__ Next next;
+    if (threadIdx.x == 0) {
+        if (tiles) {
+            next.tile = tiles[blockIdx.x];
+            next.job = l.jobs[next.tile.job];
+            next.number = number_of(next.job, next.tile);
+            // The last product of a matrix whose iteration has failed is left to the safe one.
+            next.there = !is_skipped(l, l.orthogonals[next.job.orthogonal]) &&
+                         (next.job.d || !l.progress[next.job.orthogonal].failed);
+        } else {
+            next.matrix = first;
+            take(l, first + count, next);
+        }
+    }
+    for (;;) {
+        __syncthreads();
+        if (!next.there) return;
+        tile_of<HALF>(l, next.job, next.tile.row, next.tile.column, next.number, shared);
+        if (tiles) return;
+        __threadfence();
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            arrive(&l.progress[next.matrix].done);
+            take(l, first + count, next);
+        }
+    }
+}
+
+#define LISTS                                                                                                     \
+    const Job *jobs, const Orthogonal *orthogonals, const Matrix *matrices, const Segment *segments,              \
+        const Scalars *scalars, Progress *progress, Traces *traces, Status *status
+#define GIVEN {jobs, orthogonals, matrices, segments, scalars, progress, traces, status}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    product_bf16(LISTS, const Tile *tiles, u32 first, u32 count) {
+    run<false>(GIVEN, tiles, first, count);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    product_f16(LISTS, const Tile *tiles, u32 first, u32 count) {
+    run<true>(GIVEN, tiles, first, count);
+}

@@ -1,0 +1,11 @@
+//! What tensor cores are given: Newton-Schulz iterations as lists of products ([`Program`]), products as tiles
+//! ([`Extents`]), and all matrices of a step as launches ([`Schedule`]). Plain data made from shapes alone; no device.
+
+mod cohorts;
+mod program;
+mod tiles;
+
+pub(crate) use cohorts::spectral;
+pub use cohorts::{Cohort, DEFAULT_WORKSPACE, Item, Launch, Schedule, TileOf};
+pub use program::{Kind, Place, Product, Program};
+pub use tiles::{Extents, Form, PIECE, TILE};
