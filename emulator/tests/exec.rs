@@ -16,5 +16,7 @@ mod numbers;
 mod printing;
 #[path = "exec/strangers.rs"]
 mod strangers;
+#[path = "exec/tensor.rs"]
+mod tensor;
 #[path = "exec/wide_atomics.rs"]
 mod wide_atomics;

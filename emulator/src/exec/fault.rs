@@ -64,6 +64,8 @@ pub enum FaultKind {
     BarrierCount,
     /// A warp-wide instruction names lanes that do not take part.
     MissingLanes,
+    /// An asynchronous copy is to read more bytes than it writes.
+    CopySize,
     Deadlock,
     /// A warp has executed more instructions than it may.
     Timeout,

@@ -13,6 +13,7 @@
 //! * Counters depend on the kernel and its data only, unless it spins: then they also depend on the seed.
 //! * Clocks count the warp's instructions. A block is a cluster of its own.
 
+mod async_copy;
 mod atomic;
 mod atomic_wide;
 mod barrier;
@@ -35,6 +36,7 @@ pub(crate) mod program;
 mod registers;
 mod spaces;
 mod special;
+mod tensor;
 mod warp;
 
 #[cfg(feature = "driver")]

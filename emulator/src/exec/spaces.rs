@@ -154,6 +154,28 @@ impl Lanes<'_> {
         result.map_err(|fault| env.memory_fault(&fault))
     }
 
+    /// Generic addresses as offsets in shared memory, which they must lead to.
+    pub fn to_shared(&self, addresses: &mut Addresses, mask: u32) -> Result<(), Stop> {
+        for lane in lanes(mask) {
+            let (space, start) = space_of(addresses[lane]);
+            if space != Space::Shared {
+                let detail = format!("{:#x} is no address of shared memory", addresses[lane]);
+                return Err(self.fault(FaultKind::WrongSpace, lane, detail));
+            }
+            addresses[lane] -= start;
+        }
+        Ok(())
+    }
+
+    /// Loads the 16 bytes at each of the addresses for the whole warp.
+    pub fn load_rows(&mut self, addresses: &Addresses, rows: u32) -> Result<(), Stop> {
+        let access = Access::weak(addresses, rows, Width::B16, self.source);
+        self.count(&access, Space::Shared, &Doing::Load);
+        let block = &mut *self.block;
+        let result = block.shared.load_together(&mut block.clock, self.warp.index, &access, &mut block.bytes);
+        result.map_err(|fault| self.env.memory_fault(&fault))
+    }
+
     /// Refuses writes to constants.
     fn writable(&self, addresses: &Addresses, mask: u32) -> Result<(), Stop> {
         if self.env.constants.is_empty() {
@@ -170,7 +192,7 @@ impl Lanes<'_> {
         }
     }
 
-    fn count(&mut self, access: &Access<'_>, space: Space, doing: &Doing<'_, '_>) {
+    pub fn count(&mut self, access: &Access<'_>, space: Space, doing: &Doing<'_, '_>) {
         let (width, active) = (access.width.bytes(), access.lanes.count_ones());
         match space {
             Space::Global => {
@@ -186,6 +208,7 @@ impl Lanes<'_> {
                 let bytes = u64::from(active) * width as u64;
                 let passes = bank_passes(access.addresses, access.lanes, access.width);
                 self.tally.shared.bank_conflicts += u64::from(passes.conflicts());
+                self.tally.shared_accesses += u64::from(passes.taken);
                 match doing {
                     Doing::Load => self.tally.shared.load_bytes += bytes,
                     Doing::Store => self.tally.shared.store_bytes += bytes,
