@@ -3,6 +3,7 @@
 use super::barrier::is_predicate;
 use super::counters::Class;
 use super::fault::{FaultKind, Stop};
+use super::flight::Flight;
 use super::lower::{AddressOf, LoadResult, Lower};
 use super::program::{Flow, Op, Source};
 use super::spaces::{Doing, addresses};
@@ -33,17 +34,27 @@ pub(crate) fn lower(l: &mut Lower<'_>) -> LoadResult<(Op, Class)> {
     if !l.has("async") || ["bulk", "mbarrier", "reduce"].iter().any(|name| l.has(name)) {
         return Err(l.unsupported("not built yet"));
     }
-    if l.has("commit_group") || l.has("wait_all") {
-        return Ok((Op::Nop, Class::Copy));
+    if l.has("commit_group") {
+        return act(|l, mask| l.commit(mask));
+    }
+    if l.has("wait_all") {
+        return act(|l, mask| l.wait(mask, None));
     }
     if l.has("wait_group") {
-        return match l.operand(0)? {
-            Operand::Int(_) => Ok((Op::Nop, Class::Copy)),
-            _ => Err(l.error("the number of groups must be a constant")),
+        let Operand::Int(pending) = l.operand(0)? else {
+            return Err(l.error("the number of groups must be a constant"));
         };
+        let pending = u32::try_from(pending).map_err(|_| l.error("no such number of groups"))?;
+        return act(move |l, mask| l.wait(mask, Some(pending)));
     }
     let form = form(l)?;
-    Ok((Op::Act(Box::new(move |l, mask| l.copy(&form, mask).map(|()| Flow::Next))), Class::Copy))
+    act(move |l, mask| l.copy(&form, mask))
+}
+
+fn act(
+    run: impl Fn(&mut Lanes<'_>, u32) -> Result<(), Stop> + Send + Sync + 'static,
+) -> LoadResult<(Op, Class)> {
+    Ok((Op::Act(Box::new(move |l, mask| run(l, mask).map(|()| Flow::Next))), Class::Copy))
 }
 
 fn form(l: &mut Lower<'_>) -> LoadResult<Form> {
@@ -87,13 +98,27 @@ impl Lanes<'_> {
             let touched = sectors(&from, read, form.width).sectors;
             self.tally.loads.count_parts(form.width.bytes(), read.count_ones(), bytes, touched);
         }
-        self.fetch(&from, &sizes, read, form.width)?;
         let access = Access::weak(&to, mask, form.width, self.source);
         self.count(&access, Space::Shared, &Doing::Store);
+        self.shared_is_settled(&access, "store")?;
         let block = &mut *self.block;
-        block.progress += 1;
-        let result = block.shared.store(&mut block.clock, self.warp.index, &access, &block.bytes);
-        result.map_err(|fault| self.env.memory_fault(&fault))
+        let result = block.shared.claim(&mut block.clock, self.warp.index, &access);
+        result.map_err(|fault| self.env.memory_fault(&fault))?;
+        let now = self.block.clock.moment(self.warp.index);
+        let (width, source) = (form.width, self.source);
+        let flight = Flight {
+            lanes: mask,
+            group: 0,
+            from,
+            to,
+            sizes,
+            width,
+            source,
+            started: now,
+            read: now,
+            landed: false,
+        };
+        self.take_off(flight)
     }
 
     /// Bytes that each lane reads.
@@ -116,24 +141,35 @@ impl Lanes<'_> {
         Ok(sizes)
     }
 
-    /// Reads what is to be copied into the block's scratch space, zeros behind it.
-    fn fetch(&mut self, from: &[u64; WARP], sizes: &[u8; WARP], read: u32, width: Width) -> Result<(), Stop> {
-        let whole = lanes(read).all(|lane| usize::from(sizes[lane]) == width.bytes());
-        if read != u32::MAX || !whole {
+    /// Reads the first `sizes` bytes at the addresses into the block's scratch space, zeros behind them.
+    pub fn fetch(
+        &mut self,
+        from: &[u64; WARP],
+        sizes: &[u8; WARP],
+        mask: u32,
+        width: Width,
+        source: u32,
+    ) -> Result<(), Stop> {
+        let of = |wanted: &dyn Fn(usize) -> bool| {
+            lanes(mask).filter(|&lane| wanted(lane)).fold(0, |mask, lane| mask | 1 << lane)
+        };
+        let size = |lane: usize| usize::from(sizes[lane]);
+        let read = of(&|lane| size(lane) > 0);
+        let whole = of(&|lane| size(lane) == width.bytes());
+        if whole != mask {
             self.block.bytes = LaneBytes::default();
         }
-        if whole {
-            return self.load_global(from, read, width);
+        if read == whole {
+            return self.load_global(from, read, width, source);
         }
         // Piece by piece, the largest first: so all are aligned.
         let mut fetched = LaneBytes::default();
         for piece in [Width::B16, Width::B8, Width::B4, Width::B2, Width::B1] {
             let bytes = piece.bytes();
-            let mask = lanes(read).filter(|&lane| usize::from(sizes[lane]) & bytes != 0);
-            let mask = mask.fold(0, |mask, lane| mask | 1 << lane);
-            let before = |lane: usize| usize::from(sizes[lane]) & !(2 * bytes - 1);
+            let mask = of(&|lane| size(lane) & bytes != 0);
+            let before = |lane: usize| size(lane) & !(2 * bytes - 1);
             let at = std::array::from_fn(|lane| from[lane].wrapping_add(before(lane) as u64));
-            self.load_global(&at, mask, piece)?;
+            self.load_global(&at, mask, piece, source)?;
             for lane in lanes(mask) {
                 let start = lane * width.bytes() + before(lane);
                 fetched.0[start..start + bytes].copy_from_slice(self.block.bytes.lane(piece, lane));
@@ -143,8 +179,8 @@ impl Lanes<'_> {
         Ok(())
     }
 
-    fn load_global(&mut self, at: &[u64; WARP], mask: u32, width: Width) -> Result<(), Stop> {
-        let access = Access::weak(at, mask, width, self.source);
+    fn load_global(&mut self, at: &[u64; WARP], mask: u32, width: Width, source: u32) -> Result<(), Stop> {
+        let access = Access::weak(at, mask, width, source);
         let block = &mut *self.block;
         let (cache, clock) = (&mut block.cache, &mut block.clock);
         let result = self.env.memory.load(cache, clock, self.warp.index, &access, &mut block.bytes);

@@ -24,6 +24,16 @@ pub(crate) enum Doing<'a, 'b> {
     Atomic(&'a mut Update<'b>),
 }
 
+impl Doing<'_, '_> {
+    fn action(&self) -> &'static str {
+        match self {
+            Doing::Load => "load",
+            Doing::Store => "store",
+            Doing::Atomic(_) => "atomic",
+        }
+    }
+}
+
 type Addresses = [u64; WARP];
 
 /// The lanes' addresses.
@@ -100,6 +110,13 @@ impl Lanes<'_> {
         let Touch { width, order, scope, .. } = touch;
         let access = Access { addresses, lanes: mask, width, order, scope, source: self.source };
         self.count(&access, space, doing);
+        match (space, &*doing) {
+            (Space::Shared, _) => self.shared_is_settled(&access, doing.action())?,
+            (Space::Global, Doing::Store | Doing::Atomic(_)) => {
+                self.global_is_settled(&access, doing.action())?;
+            }
+            _ => {}
+        }
         let (warp, env) = (self.warp.index, self.env);
         let block = &mut *self.block;
         let result = match (space, doing) {
@@ -171,6 +188,7 @@ impl Lanes<'_> {
     pub fn load_rows(&mut self, addresses: &Addresses, rows: u32) -> Result<(), Stop> {
         let access = Access::weak(addresses, rows, Width::B16, self.source);
         self.count(&access, Space::Shared, &Doing::Load);
+        self.shared_is_settled(&access, "load")?;
         let block = &mut *self.block;
         let result = block.shared.load_together(&mut block.clock, self.warp.index, &access, &mut block.bytes);
         result.map_err(|fault| self.env.memory_fault(&fault))

@@ -160,6 +160,35 @@ impl Region {
         Ok(())
     }
 
+    /// Checks and records a weak store that does not happen now.
+    pub(super) fn claim(
+        &mut self,
+        clock: &BlockClock,
+        warp: usize,
+        access: &Access<'_>,
+    ) -> Result<(), LaneFault> {
+        if !self.checks.races {
+            return Ok(());
+        }
+        let (mask, width, packed) = (access.lanes, access.width.bytes() as u32, packed(access));
+        let at = Place { addresses: access.addresses, base: 0, mask, width, packed };
+        // Nothing is written yet, so nothing becomes initialised.
+        let init = std::mem::take(&mut self.init);
+        let result = self.check(&at, clock, warp, access, Action::Store, false);
+        self.init = init;
+        result
+    }
+
+    /// Writes bytes, which must lie in one sector, that were claimed.
+    pub(super) fn land(&mut self, offset: usize, bytes: &[u8]) {
+        if let Some(target) = self.data.get_mut(offset..offset + bytes.len()) {
+            copy(target, bytes);
+        }
+        if let Some(init) = self.init.get_mut(offset / SECTOR) {
+            *init |= bytes_at((offset % SECTOR) as u32, bytes.len() as u32);
+        }
+    }
+
     /// Moves one lane's bytes. Whether it wrote.
     fn apply(&mut self, offset: usize, width: usize, lane: usize, op: &mut Op<'_>) -> bool {
         let slot = lane * width..(lane + 1) * width;
