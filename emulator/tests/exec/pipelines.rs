@@ -2,9 +2,10 @@
 //! lands, with their twins silent.
 
 use crate::bugs::{Case, Suite, case, launch};
+use crate::features::kernel;
 use crate::machine::{Machine, schedules};
-use orthant_gpu::exec::{FaultKind, Landing};
-use orthant_gpu::gpu::{Error, Options};
+use orthant_gpu::exec::{Counters, FaultKind, Landing};
+use orthant_gpu::gpu::{Arg, Error, Options};
 use orthant_gpu::memory::Checks;
 
 use FaultKind::*;
@@ -108,5 +109,128 @@ fn reports_in_words() {
         for part in parts {
             assert!(text.contains(part), "{name}: {part}: {text}");
         }
+    }
+}
+
+/// What a kernel with a mistake finds depends on when the data lands: in shared memory, and at the source.
+#[test]
+fn data_lands_when_it_is_told_to() {
+    let run = |landing, kernel: &str, seed| {
+        let m =
+            Machine::new(SUITE.ptx, Options { checks: Checks::NONE, landing, seed, ..Options::default() });
+        let (x, y) = (m.put(&[1f32; 256]), m.put(&[0f32; 64]));
+        m.ok(kernel, 1, 64, 0, &[Arg::U64(x), Arg::U64(y), Arg::U32(0)]);
+        m.get::<f32>(y, 64)
+    };
+    // Not waited for: the data, or what a block's shared memory begins with.
+    assert_eq!(run(Landing::Early, "missing_wait_bug", 0), [1.0; 64]);
+    assert_eq!(run(Landing::Late, "missing_wait_bug", 0), [0.0; 64]);
+    // Overwritten before the wait: the old value or the new one.
+    assert_eq!(run(Landing::Early, "source_overwritten_bug", 0), [1.0; 64]);
+    assert_eq!(run(Landing::Late, "source_overwritten_bug", 0), [2.0; 64]);
+    let seeds: Vec<_> = (0..32).map(|seed| run(Landing::Random, "missing_wait_bug", seed)).collect();
+    let landed = seeds.iter().flatten().filter(|&&v| v == 1.0).count();
+    assert!((1..32 * 64).contains(&landed), "{landed}");
+    for (seed, values) in seeds.iter().enumerate() {
+        assert_eq!(*values, run(Landing::Random, "missing_wait_bug", seed as u64));
+    }
+}
+
+/// A copy of `width` bytes of which `sizes` says how many each lane reads: what lies in shared memory afterwards, and the
+/// counts.
+fn copied(width: usize, form: &str, last: &str, sizes: &[u32; 32]) -> (Vec<u8>, Counters) {
+    let words = width / 4;
+    let mut body = format!(
+        "mul.wide.u32 %rd3, %r1, 4;\nadd.s64 %rd3, %rd1, %rd3;\nld.global.u32 %r4, [%rd3];\n\
+         setp.eq.u32 %p1, %r4, 0;\nmul.wide.u32 %rd3, %r1, {width};\nadd.s64 %rd3, %rd1, %rd3;\n\
+         mul.lo.u32 %r2, %r1, {width};\nmov.u32 %r3, buffer;\nadd.u32 %r3, %r3, %r2;\n\
+         cp.async.{form} [%r3], [%rd3+128], {width}{last};\ncp.async.wait_all;\n\
+         mul.wide.u32 %rd4, %r1, {width};\nadd.s64 %rd4, %rd0, %rd4;\n"
+    );
+    for word in 0..words {
+        let at = 4 * word;
+        body += &format!("ld.shared.u32 %r5, [%r3+{at}];\nst.global.u32 [%rd4+{at}], %r5;\n");
+    }
+    body += "ret;";
+    let m = Machine::plain(&kernel(".shared .align 16 .b8 buffer[512];", &body));
+    let mut input: Vec<u8> = sizes.iter().flat_map(|size| size.to_le_bytes()).collect();
+    input.extend((0..32 * width).map(|at| (at % 251) as u8 + 1));
+    let (out, at) = (m.put(&vec![0u8; 32 * width]), m.put(&input));
+    let counters = m.ok("k", 1, 32, 0, &[Arg::U64(out), Arg::U64(at), Arg::U32(0)]);
+    (m.get(out, 32 * width), counters)
+}
+
+#[test]
+fn every_form_and_size() {
+    let forms: &[(&str, &[usize])] = &[
+        ("ca.shared.global", &[4, 8, 16]),
+        ("ca.shared::cta.global.L2::64B", &[4, 8, 16]),
+        ("cg.shared.global", &[16]),
+        ("cg.shared::cta.global.L2::256B", &[16]),
+        ("cg.shared.global.L2::cache_hint", &[16]),
+    ];
+    for &(form, widths) in forms {
+        for &width in widths {
+            let hint = if form.ends_with("hint") { ", %rd3" } else { "" };
+            let all = [width as u32; 32];
+            let some = std::array::from_fn(|lane| (lane % (width + 1)) as u32);
+            let either = std::array::from_fn(|lane| if lane % 3 == 0 { 0 } else { width as u32 });
+            for (last, sizes) in [
+                (String::new(), all),
+                (", %r4".into(), some),
+                (", %r4".into(), all),
+                (", %p1".into(), either),
+            ] {
+                let (got, counters) = copied(width, form, &(last.clone() + hint), &sizes);
+                for (at, &byte) in got.iter().enumerate() {
+                    let (lane, offset) = (at / width, at % width);
+                    let want = if offset < sizes[lane] as usize { (at % 251) as u8 + 1 } else { 0 };
+                    assert_eq!(byte, want, "{form} {width} {last} {at}");
+                }
+                // Without the load of the sizes, which is 128 bytes in 4 sectors.
+                let read = |sector: usize| {
+                    let lanes = sector * 32 / width..(sector + 1) * 32 / width;
+                    sizes[lanes].iter().any(|&size| size > 0)
+                };
+                let loads = &counters.global_loads;
+                assert_eq!(loads.bytes - 128, sizes.iter().map(|&size| u64::from(size)).sum::<u64>());
+                assert_eq!(loads.sectors - 4, (0..width).filter(|&sector| read(sector)).count() as u64);
+                assert_eq!((loads.requests, counters.shared.store_bytes), (2, 32 * width as u64));
+                assert_eq!(counters.instructions["asynchronous copy"].warp, 2);
+            }
+        }
+    }
+}
+
+/// Lanes count their own groups.
+#[test]
+fn groups_are_each_threads_own() {
+    // Even lanes commit once more; so one pending group covers the copy of the even lanes, and not of the odd ones.
+    let body = |pending: u32| {
+        format!(
+            "mul.wide.u32 %rd3, %r1, 4;\nadd.s64 %rd3, %rd1, %rd3;\nshl.b32 %r2, %r1, 2;\nmov.u32 %r3, buffer;\n\
+             add.u32 %r3, %r3, %r2;\nand.b32 %r4, %r1, 1;\nsetp.eq.u32 %p1, %r4, 0;\n\
+             cp.async.ca.shared.global [%r3], [%rd3], 4;\ncp.async.commit_group;\n\
+             @%p1 cp.async.commit_group;\ncp.async.wait_group {pending};\n\
+             @!%p1 bra END;\nld.shared.u32 %r5, [%r3];\nst.global.u32 [%rd2], %r5;\nEND: \
+             cp.async.wait_group 0;\nld.shared.u32 %r5, [%r3];\nst.global.u32 [%rd2], %r5;\nret;"
+        )
+    };
+    for landing in LANDINGS {
+        let run = |body: String| {
+            let options = Options { landing, ..Options::default() };
+            let m = Machine::new(&kernel(".shared .align 16 .b8 buffer[512];", &body), options);
+            let input: Vec<u32> = (100..132).collect();
+            let (out, at) = (m.put(&[0u32; 32]), m.put(&input));
+            m.run("k", 1, 32, 0, &[Arg::U64(out), Arg::U64(at), Arg::U32(0)])
+                .map(|_| assert_eq!(m.get::<u32>(out, 32), input))
+        };
+        run(body(1)).unwrap();
+        let fault = |body| match run(body) {
+            Err(Error::Fault(fault)) => (fault.kind, fault.thread.thread[0]),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(fault(body(2)), (InFlight, 0));
+        assert_eq!(fault(body(1).replace("@!%p1 bra", "@%p1 bra")), (InFlight, 1));
     }
 }
