@@ -61,6 +61,13 @@ fn every_element_and_every_count() {
     assert_eq!(counters.shared_accesses, 4 * (loads + copies));
     assert_eq!(counters.shared.bank_conflicts, 0);
     assert_eq!((counters.shared.load_bytes, counters.shared.store_bytes), (512 * loads, 512 * copies));
+    let json = serde_json::to_value(&counters).unwrap();
+    assert_eq!(json["tensor_flops"], counters.tensor_flops);
+    assert_eq!(json["shared_accesses"], counters.shared_accesses);
+    let mut twice = counters.clone();
+    twice.add(&counters);
+    assert_eq!(twice.tensor_flops, 2 * counters.tensor_flops);
+    assert_eq!(twice.shared_accesses, 2 * counters.shared_accesses);
 }
 
 /// The rate is printed; `cargo bench` has more of it.

@@ -126,11 +126,11 @@ fn multiply<const K: usize>(format: Format, f: &Factors<K>) -> [[f32; 8]; 16] {
 fn exact<const K: usize>(format: Format) {
     let f = Factors::<K>::random(K as u64, |z| (z % 255) as f32 - 127.0);
     let d = multiply(format, &f);
-    for row in 0..16 {
-        for column in 0..8 {
+    for (row, d) in d.iter().enumerate() {
+        for (column, &value) in d.iter().enumerate() {
             let products = (0..K).map(|k| f.a[row][k] as i64 * f.b[k][column] as i64);
             let want = products.sum::<i64>() + f.c[row][column] as i64;
-            assert_eq!(d[row][column], want as f32, "{format:?} k{K} row {row} column {column}");
+            assert_eq!(value, want as f32, "{format:?} k{K} row {row} column {column}");
         }
     }
 }
@@ -339,9 +339,9 @@ fn every_element_of_a_transposed_register() {
 fn bank_conflicts_of_matrices() {
     let linear = |pitch: usize| std::array::from_fn(|lane| (lane * pitch) as u32);
     // Rows of 128 bytes, their 16-byte pieces exchanged by the row: eight rows of one column.
-    let swizzled = std::array::from_fn(|lane| (lane * 128 + (3 ^ lane % 8) * 16) as u32);
+    let swizzled = std::array::from_fn(|lane| (lane * 128 + (3 ^ (lane % 8)) * 16) as u32);
     // The same for rows of 64 bytes, of which two share all banks.
-    let narrow = std::array::from_fn(|lane| (lane * 64 + (1 ^ lane / 2 % 4) * 16) as u32);
+    let narrow = std::array::from_fn(|lane| (lane * 64 + (1 ^ (lane / 2 % 4)) * 16) as u32);
     for (name, offsets, conflicts) in [
         ("side by side", linear(16), 0),
         ("rows of 64 bytes", linear(64), 4 * 3),
