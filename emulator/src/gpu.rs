@@ -32,7 +32,7 @@
 use crate::exec::env::Env;
 use crate::exec::image::{Image, load};
 use crate::exec::program::Kernel;
-use crate::exec::{Bad, Card, Counters, Fault, LoadError, Place, launch};
+use crate::exec::{Bad, Card, Counters, Fault, Landing, LoadError, Place, launch};
 use crate::memory::{
     After, AllocateError, AllocationInfo, Checks, DeviceMemory, HostError, Launch, MemoryConfig,
 };
@@ -52,6 +52,8 @@ pub struct Options {
     pub checks: Checks,
     /// Chooses among the legal orders of warps and blocks; 0 is the plain order, and the fastest.
     pub seed: u64,
+    /// When asynchronous copies land.
+    pub landing: Landing,
     /// Host threads; 0: one for each core.
     pub threads: usize,
     /// Instructions that a warp may execute: an endless loop is reported rather than run.
@@ -67,6 +69,7 @@ impl Default for Options {
         Options {
             checks: Checks::ALL,
             seed: 0,
+            landing: Landing::default(),
             threads: 0,
             warp_limit: 1 << 30,
             stack_bytes: 16 << 10,
@@ -338,6 +341,7 @@ impl Start<'_> {
             block: self.block,
             dynamic_shared: self.dynamic_shared,
             seed: options.seed,
+            landing: options.landing,
             patience: PATIENCE,
             warp_limit: options.warp_limit,
             stack_bytes: options.stack_bytes,

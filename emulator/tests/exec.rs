@@ -12,9 +12,15 @@ mod machine;
 mod maths;
 #[path = "exec/numbers.rs"]
 mod numbers;
+#[path = "exec/pipelines.rs"]
+mod pipelines;
 #[path = "exec/printing.rs"]
 mod printing;
+#[path = "exec/products.rs"]
+mod products;
 #[path = "exec/strangers.rs"]
 mod strangers;
+#[path = "exec/tensor.rs"]
+mod tensor;
 #[path = "exec/wide_atomics.rs"]
 mod wide_atomics;

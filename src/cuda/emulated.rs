@@ -23,7 +23,8 @@ type Report = extern "C" fn(*mut u8, usize) -> usize;
 static REPORT: OnceLock<Report> = OnceLock::new();
 
 /// What the software GPU has counted since it was loaded, as the JSON of its report: calls of the driver by name, and for
-/// each kernel launches, instructions and memory traffic. `None` where this process has not opened it.
+/// each kernel launches, instructions, memory traffic, passes over the banks of shared memory (`shared_accesses`, of them
+/// `shared.bank_conflicts`) and operations of tensor cores (`tensor_flops`). `None` where this process has not opened it.
 pub fn counters() -> Option<String> {
     let report = REPORT.get()?;
     let mut bytes = vec![];

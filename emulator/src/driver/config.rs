@@ -1,7 +1,7 @@
 //! Settings: what card to play, and how. One form for the environment, the C function and the Rust API: names and values.
 
 use super::fault::{Flip, Plan};
-use crate::exec::Card;
+use crate::exec::{Card, Landing};
 use crate::gpu::Options;
 use crate::memory::Checks;
 use std::path::PathBuf;
@@ -59,6 +59,7 @@ pub const NAMES: &[(&str, &str)] = &[
     ("DEVICES", "how many such cards, 1 to 4; CUDA_VISIBLE_DEVICES counts too"),
     ("MEMORY", "bytes of device memory of each, with K, M or G"),
     ("SEED", "0 (default): work runs at once; else it runs late and in any legal order, chosen by the seed"),
+    ("LANDING", "when the data of cp.async arrives: early, late, or random (default): when the seed says"),
     ("CHECKS", "all (default), none, or a list of uninitialised, races; bounds are always checked"),
     ("THREADS", "host threads that run blocks; 0 (default): one for each core"),
     ("WARP_LIMIT", "instructions that a warp may execute before it is taken for endless"),
@@ -142,6 +143,14 @@ impl Settings {
                 _ => return Err(wrong("a number of bytes, with K, M or G")),
             },
             "SEED" => self.options.seed = number(value).ok_or_else(|| wrong("a number"))?,
+            "LANDING" => {
+                self.options.landing = match value {
+                    "early" => Landing::Early,
+                    "late" => Landing::Late,
+                    "random" => Landing::Random,
+                    _ => return Err(wrong("early, late or random")),
+                }
+            }
             "THREADS" => match value.parse() {
                 Ok(threads) if threads <= 1024 => self.options.threads = threads,
                 _ => return Err(wrong("a number up to 1024")),
@@ -258,6 +267,7 @@ mod tests {
         assert_eq!((card.arch, card.sms, card.l2_bytes), (90, 8, 1 << 20));
         assert_eq!((card.shared_per_block_optin, card.registers_per_sm), (100 << 10, 32 << 10));
         assert_eq!(with("ORTHANT_EMULATOR_SEED", "0x10").unwrap().options.seed, 16);
+        assert_eq!(with("landing", "late").unwrap().options.landing, Landing::Late);
         assert_eq!(with("MEMORY", "3G").unwrap().card.memory_bytes, 3 << 30);
         assert_eq!(with("DRIVER", "12.4").unwrap().driver, 12_040);
         assert_eq!(
@@ -275,6 +285,7 @@ mod tests {
             ("MEMORY", "1T"),
             ("SEED", "x"),
             ("CHECKS", "some"),
+            ("LANDING", "soon"),
             ("THREADS", "-1"),
             ("WARP_LIMIT", "0"),
             ("DRIVER", "10.2"),

@@ -2,6 +2,7 @@
 
 use super::counters::Class;
 use super::fault::{FaultKind, Stop};
+use super::flight::Flights;
 use super::lower::{LoadResult, Lower};
 use super::program::{Arrived, Flow, Op, Reduction, Source};
 use super::warp::{Lanes, State, Warp, lanes};
@@ -16,6 +17,7 @@ pub(crate) struct BlockState {
     /// The multiprocessor it would run on.
     pub sm: u32,
     pub shared: SharedMemory,
+    pub flights: Flights,
     pub clock: BlockClock,
     pub cache: Cache,
     /// Scratch space of memory instructions.

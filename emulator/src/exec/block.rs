@@ -4,9 +4,10 @@ use super::barrier::{Barrier, BlockState};
 use super::counters::Tally;
 use super::env::Env;
 use super::fault::{FaultKind, Stop};
+use super::flight::Flights;
 use super::frame::Frame;
 use super::warp::{Group, Outcome, State, Warp, WarpState, lanes};
-use crate::memory::{BlockClock, Cache, LaneBytes, LocalMemory, SharedMemory};
+use crate::memory::{BlockClock, Cache, LaneBytes, LocalMemory, SharedMemory, WARP};
 
 /// A block being executed.
 pub(crate) struct Block {
@@ -74,6 +75,7 @@ impl Block {
                 id: [0; 3],
                 sm: 0,
                 shared: SharedMemory::new(env.shared_bytes(), env.checks),
+                flights: Flights::new(warps),
                 clock: BlockClock::new(&env.launch, index),
                 cache: Cache::default(),
                 bytes: LaneBytes::default(),
@@ -98,6 +100,7 @@ impl Block {
         (state.index, state.id) = (index, env.block_id(index));
         state.sm = (index % u64::from(env.card.sms.max(1))) as u32;
         state.shared.reset();
+        state.flights.reset(env.shared_bytes(), env.seed, index);
         state.clock = BlockClock::new(&env.launch, index);
         state.barriers.iter_mut().for_each(|barrier| *barrier = Barrier::default());
         (state.changed, state.progress) = (false, 0);
@@ -136,13 +139,25 @@ impl Block {
             }
         }
         if self.warps.iter().all(|warp| warp.groups.is_empty()) {
-            return Ok(Progress::Done);
+            return self.landed(env).map(|()| Progress::Done);
         }
         Ok(match (running, spinning) {
             (true, _) => Progress::Running,
             (_, true) => Progress::Spinning,
             _ => Progress::Stuck,
         })
+    }
+
+    /// Reports a copy that is still in flight when all threads have ended.
+    fn landed(&self, env: &Env<'_>) -> Result<(), Stop> {
+        match self.state.flights.first() {
+            Some((warp, flight, lane)) if env.checks.races => {
+                let thread = (warp * WARP + lane) as u32;
+                let detail = "the thread has ended and never waited for this copy".to_string();
+                Err(env.fault(FaultKind::NeverWaited, self.state.index, thread, flight.source, detail))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Executes the whole block, given that it needs no other.

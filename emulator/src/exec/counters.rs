@@ -38,6 +38,8 @@ classes! {
     Fence "fence",
     Barrier "barrier",
     Warp "warp",
+    Tensor "tensor",
+    Copy "asynchronous copy",
     Control "control",
     Other "other",
 }
@@ -102,6 +104,10 @@ pub struct Counters {
     pub global_stores: Traffic,
     /// Shared memory.
     pub shared: SharedTraffic,
+    /// Passes over the banks of shared memory, those for conflicts (`shared.bank_conflicts`) among them.
+    pub shared_accesses: u64,
+    /// Floating-point operations of tensor cores: two for each element of each product, `2 * m * n * k` for an `mma`.
+    pub tensor_flops: u64,
     /// Atomics and reductions on global memory, by lanes.
     pub global_atomics: u64,
     /// Atomics and reductions on shared memory, by lanes.
@@ -129,6 +135,8 @@ impl Counters {
         self.shared.load_bytes += other.shared.load_bytes;
         self.shared.store_bytes += other.shared.store_bytes;
         self.shared.bank_conflicts += other.shared.bank_conflicts;
+        self.shared_accesses += other.shared_accesses;
+        self.tensor_flops += other.tensor_flops;
         self.global_atomics += other.global_atomics;
         self.shared_atomics += other.shared_atomics;
         self.barriers += other.barriers;
@@ -152,6 +160,8 @@ pub(crate) struct Tally {
     pub loads: Direction,
     pub stores: Direction,
     pub shared: SharedTraffic,
+    pub shared_accesses: u64,
+    pub tensor_flops: u64,
     pub global_atomics: u64,
     pub shared_atomics: u64,
     pub barriers: u64,
@@ -171,8 +181,13 @@ pub(crate) struct Direction {
 
 impl Direction {
     pub fn count(&mut self, width: usize, lanes: u32, sectors: u32) {
+        self.count_parts(width, lanes, u64::from(lanes) * width as u64, sectors);
+    }
+
+    /// Of an access whose lanes need not ask for all of their width.
+    pub fn count_parts(&mut self, width: usize, lanes: u32, bytes: u64, sectors: u32) {
         self.requests += 1;
-        self.bytes += u64::from(lanes) * width as u64;
+        self.bytes += bytes;
         self.sectors += u64::from(sectors);
         self.widths[(width.trailing_zeros() as usize).min(4)] += u64::from(lanes);
     }
@@ -201,6 +216,8 @@ impl Tally {
         counters.shared.load_bytes += self.shared.load_bytes;
         counters.shared.store_bytes += self.shared.store_bytes;
         counters.shared.bank_conflicts += self.shared.bank_conflicts;
+        counters.shared_accesses += self.shared_accesses;
+        counters.tensor_flops += self.tensor_flops;
         counters.global_atomics += self.global_atomics;
         counters.shared_atomics += self.shared_atomics;
         counters.barriers += self.barriers;

@@ -2,6 +2,7 @@
 
 use super::card::Card;
 use super::fault::{Fault, FaultKind, Other, Place, Stop, ThreadId, memory_kind};
+use super::flight::Landing;
 use super::program::Kernel;
 use super::warp::Lanes;
 use crate::memory::{self, DeviceMemory, Launch};
@@ -37,6 +38,7 @@ pub(crate) struct Env<'a> {
     pub block: [u32; 3],
     pub dynamic_shared: u32,
     pub seed: u64,
+    pub landing: Landing,
     /// Spin weight after which a group lets the others go first.
     pub patience: u64,
     /// Instructions a warp may execute.

@@ -64,6 +64,12 @@ pub enum FaultKind {
     BarrierCount,
     /// A warp-wide instruction names lanes that do not take part.
     MissingLanes,
+    /// An asynchronous copy is to read more bytes than it writes.
+    CopySize,
+    /// Bytes that an asynchronous copy writes are touched, or bytes that it reads are written, before it was waited for.
+    InFlight,
+    /// A thread has ended without waiting for an asynchronous copy that it started.
+    NeverWaited,
     Deadlock,
     /// A warp has executed more instructions than it may.
     Timeout,
@@ -84,14 +90,14 @@ pub struct ThreadId {
     pub thread: [u32; 3],
 }
 
-/// The other side of a race.
+/// The other side of a race, or the copy in flight.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Other {
     /// Number of its launch; that of a copy or memset, if it belongs to one.
     pub launch: u64,
     /// Which thread; none if it belongs to another launch.
     pub thread: Option<ThreadId>,
-    /// `load`, `store` or `atomic`.
+    /// `load`, `store`, `atomic` or `asynchronous copy`.
     pub action: String,
     /// Where.
     pub place: Place,
@@ -110,7 +116,7 @@ pub struct Fault {
     pub place: Place,
     /// The rest in words.
     pub detail: String,
-    /// The other side of a race.
+    /// The other side of a race, or the copy in flight.
     pub other: Option<Other>,
     /// In a deadlock: what every warp waits for.
     pub waiting: Vec<String>,

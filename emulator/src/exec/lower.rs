@@ -4,7 +4,7 @@
 use super::counters::Class;
 use super::env::{ARGUMENTS_AT, FUNCTION_STRIDE, FUNCTIONS, RETURNS_AT};
 use super::program::{Act, Op, Source};
-use super::{atomic, barrier, branch, collective, fence, load_store, special};
+use super::{async_copy, atomic, barrier, branch, collective, fence, load_store, special, tensor};
 use crate::isa;
 use crate::ptx::{
     Body, FuncId, Function, Instruction, Module, Operand, Pos, Reg, RegClass, Symbol, Type, VarId,
@@ -62,6 +62,7 @@ pub(crate) const TABLE: &[(&str, Row)] = &[
     ("brkpt", branch::stop),
     ("brx", branch::brx),
     ("call", branch::call),
+    ("cp", async_copy::lower),
     ("cvta", load_store::cvta),
     ("discard", load_store::prefetch),
     ("elect", collective::elect),
@@ -70,10 +71,13 @@ pub(crate) const TABLE: &[(&str, Row)] = &[
     ("griddepcontrol", fence::griddepcontrol),
     ("isspacep", load_store::isspacep),
     ("ld", load_store::load),
+    ("ldmatrix", tensor::ldmatrix),
     ("ldu", load_store::load),
     ("match", collective::matching),
     ("membar", fence::lower),
+    ("mma", tensor::mma),
     ("mov", special::mov),
+    ("movmatrix", tensor::movmatrix),
     ("nanosleep", fence::nanosleep),
     ("pmevent", fence::pmevent),
     ("prefetch", load_store::prefetch),
@@ -89,11 +93,7 @@ pub(crate) const TABLE: &[(&str, Row)] = &[
 
 /// Opcodes that later work brings.
 const LATER: &[&str] = &[
-    "cp",
-    "ldmatrix",
     "stmatrix",
-    "movmatrix",
-    "mma",
     "wmma",
     "wgmma",
     "mbarrier",

@@ -13,6 +13,7 @@
 //! * Counters depend on the kernel and its data only, unless it spins: then they also depend on the seed.
 //! * Clocks count the warp's instructions. A block is a cluster of its own.
 
+mod async_copy;
 mod atomic;
 mod atomic_wide;
 mod barrier;
@@ -25,6 +26,7 @@ mod counters;
 pub(crate) mod env;
 mod fault;
 mod fence;
+mod flight;
 mod frame;
 pub(crate) mod image;
 pub(crate) mod launch;
@@ -35,6 +37,7 @@ pub(crate) mod program;
 mod registers;
 mod spaces;
 mod special;
+mod tensor;
 mod warp;
 
 #[cfg(feature = "driver")]
@@ -45,4 +48,5 @@ pub use card::Card;
 pub(crate) use card::{MAX_BLOCK, MAX_GRID, MAX_THREADS};
 pub use counters::{Class, Counters, Issued, SharedTraffic, Traffic};
 pub use fault::{Fault, FaultKind, Other, Place, ThreadId};
+pub use flight::Landing;
 pub use lower::{LoadError, LoadErrorKind};

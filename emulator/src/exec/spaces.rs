@@ -24,6 +24,16 @@ pub(crate) enum Doing<'a, 'b> {
     Atomic(&'a mut Update<'b>),
 }
 
+impl Doing<'_, '_> {
+    fn action(&self) -> &'static str {
+        match self {
+            Doing::Load => "load",
+            Doing::Store => "store",
+            Doing::Atomic(_) => "atomic",
+        }
+    }
+}
+
 type Addresses = [u64; WARP];
 
 /// The lanes' addresses.
@@ -100,6 +110,13 @@ impl Lanes<'_> {
         let Touch { width, order, scope, .. } = touch;
         let access = Access { addresses, lanes: mask, width, order, scope, source: self.source };
         self.count(&access, space, doing);
+        match (space, &*doing) {
+            (Space::Shared, _) => self.shared_is_settled(&access, doing.action())?,
+            (Space::Global, Doing::Store | Doing::Atomic(_)) => {
+                self.global_is_settled(&access, doing.action())?;
+            }
+            _ => {}
+        }
         let (warp, env) = (self.warp.index, self.env);
         let block = &mut *self.block;
         let result = match (space, doing) {
@@ -154,6 +171,29 @@ impl Lanes<'_> {
         result.map_err(|fault| env.memory_fault(&fault))
     }
 
+    /// Generic addresses as offsets in shared memory, which they must lead to.
+    pub fn to_shared(&self, addresses: &mut Addresses, mask: u32) -> Result<(), Stop> {
+        for lane in lanes(mask) {
+            let (space, start) = space_of(addresses[lane]);
+            if space != Space::Shared {
+                let detail = format!("{:#x} is no address of shared memory", addresses[lane]);
+                return Err(self.fault(FaultKind::WrongSpace, lane, detail));
+            }
+            addresses[lane] -= start;
+        }
+        Ok(())
+    }
+
+    /// Loads the 16 bytes at each of the addresses for the whole warp.
+    pub fn load_rows(&mut self, addresses: &Addresses, rows: u32) -> Result<(), Stop> {
+        let access = Access::weak(addresses, rows, Width::B16, self.source);
+        self.count(&access, Space::Shared, &Doing::Load);
+        self.shared_is_settled(&access, "load")?;
+        let block = &mut *self.block;
+        let result = block.shared.load_together(&mut block.clock, self.warp.index, &access, &mut block.bytes);
+        result.map_err(|fault| self.env.memory_fault(&fault))
+    }
+
     /// Refuses writes to constants.
     fn writable(&self, addresses: &Addresses, mask: u32) -> Result<(), Stop> {
         if self.env.constants.is_empty() {
@@ -170,7 +210,7 @@ impl Lanes<'_> {
         }
     }
 
-    fn count(&mut self, access: &Access<'_>, space: Space, doing: &Doing<'_, '_>) {
+    pub fn count(&mut self, access: &Access<'_>, space: Space, doing: &Doing<'_, '_>) {
         let (width, active) = (access.width.bytes(), access.lanes.count_ones());
         match space {
             Space::Global => {
@@ -186,6 +226,7 @@ impl Lanes<'_> {
                 let bytes = u64::from(active) * width as u64;
                 let passes = bank_passes(access.addresses, access.lanes, access.width);
                 self.tally.shared.bank_conflicts += u64::from(passes.conflicts());
+                self.tally.shared_accesses += u64::from(passes.taken);
                 match doing {
                     Doing::Load => self.tally.shared.load_bytes += bytes,
                     Doing::Store => self.tally.shared.store_bytes += bytes,

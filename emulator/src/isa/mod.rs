@@ -28,6 +28,7 @@ mod half;
 mod integer;
 mod lanes;
 mod logic;
+pub(crate) mod matrix;
 mod minmax;
 mod moves;
 mod pack;

@@ -133,6 +133,10 @@ pub struct Join {
     any: bool,
 }
 
+/// A point in the life of a warp, between two of its synchronisations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(u64);
+
 /// The clocks of one block's warps. The executor makes one for each block it runs and tells it of every
 /// synchronisation; the memories consult it on every access.
 ///
@@ -289,6 +293,16 @@ impl BlockClock {
             clock.fence_cta = Some(fence);
         }
         warp.advance();
+    }
+
+    /// The warp's present moment: what its threads do now happens then.
+    pub fn moment(&self, warp: usize) -> Moment {
+        Moment(self.view(warp).epoch)
+    }
+
+    /// Whether what `other`, a lane of the moment's warp, did then is ordered before what `lane` of `warp` does now.
+    pub fn knows(&self, warp: usize, lane: usize, moment: Moment, other: usize) -> bool {
+        self.view(warp).knows(lane, moment.0, other)
     }
 
     fn index(&self, warp: usize) -> usize {

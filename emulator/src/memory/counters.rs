@@ -76,6 +76,11 @@ pub fn bank_passes(addresses: &[u64; WARP], mask: u32, width: Width) -> Passes {
         if group == 0 {
             continue;
         }
+        passes.ideal += 1;
+        if disjoint(addresses, group, width) {
+            passes.taken += 1;
+            continue;
+        }
         let mut seen = [0u64; WARP];
         let mut count = 0;
         let mut load = [0u32; BANKS];
@@ -91,10 +96,22 @@ pub fn bank_passes(addresses: &[u64; WARP], mask: u32, width: Width) -> Passes {
                 load[(word % BANKS as u64) as usize] += 1;
             }
         }
-        passes.ideal += 1;
         passes.taken += load.iter().copied().max().unwrap_or(1).max(1);
     }
     passes
+}
+
+/// Whether no two lanes share a bank: the usual case, and cheap to see.
+fn disjoint(addresses: &[u64; WARP], group: u32, width: Width) -> bool {
+    let mut taken = 0u32;
+    lanes(group).all(|lane| {
+        // What is aligned to its width does not wrap around the banks.
+        let words = (width.bytes() as u64).div_ceil(4);
+        let banks = (((1u64 << words) - 1) << (addresses[lane] / 4 % BANKS as u64)) as u32;
+        let free = taken & banks == 0;
+        taken |= banks;
+        free
+    })
 }
 
 /// The set bits of a lane mask, lowest first.

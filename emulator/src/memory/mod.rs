@@ -52,7 +52,7 @@ mod shared;
 mod transfer;
 
 pub use allocation::{AllocateError, AllocationInfo, MemoryInfo};
-pub use clock::{BlockClock, Join, Launch};
+pub use clock::{BlockClock, Join, Launch, Moment};
 pub use counters::{BANKS, Passes, SECTOR_BYTES, Traffic, bank_passes, sectors};
 pub use fault::{Action, Fault, FaultKind, NO_SOURCE, Nearest, Party, Space};
 pub use global::{After, Cache, DeviceMemory, MemoryConfig};

@@ -9,7 +9,7 @@ use super::coarse::Strips;
 use super::counters::lanes;
 use super::fault::{Action, FaultKind, Party};
 use super::shadow::{Conflict, NONCOHERENT, READ, SECTOR, STRONG, Sector, Stamp, WIDE, WRITE, bytes_at};
-use super::{Access, Checks, Op, Order, WARP};
+use super::{Access, Checks, LaneBytes, Op, Order, WARP};
 
 /// Bytes that one synchronisation variable covers.
 const GRANULE: u32 = 4;
@@ -123,6 +123,72 @@ impl Region {
         Ok(())
     }
 
+    /// Executes a weak load of which every lane of the warp reads all bytes.
+    pub(super) fn load_together(
+        &mut self,
+        clock: &BlockClock,
+        warp: usize,
+        access: &Access<'_>,
+        out: &mut LaneBytes,
+    ) -> Result<(), LaneFault> {
+        let (mask, width) = (access.lanes, access.width.bytes());
+        let at = Place { addresses: access.addresses, base: 0, mask, width: width as u32, packed: false };
+        if self.checks.uninitialised || self.checks.races {
+            self.refine_for_access();
+            let view = clock.view(warp);
+            let stamp = Stamp::listed(view.epoch, access.source, READ, u32::MAX, 0);
+            let mut pending: Option<(usize, u32)> = None;
+            for lane in lanes(mask) {
+                let (sector, offset) = at.sector(lane);
+                let bytes = bytes_at(offset, width as u32);
+                match &mut pending {
+                    Some((before, all)) if *before == sector => *all |= bytes,
+                    _ => {
+                        if let Some((before, all)) = pending.replace((sector, bytes)) {
+                            self.touch(before, &stamp.on(all), &at, &view)?;
+                        }
+                    }
+                }
+            }
+            if let Some((sector, bytes)) = pending {
+                self.touch(sector, &stamp.on(bytes), &at, &view)?;
+            }
+        }
+        for lane in lanes(mask) {
+            self.apply(at.offset(lane) as usize, width, lane, &mut Op::Load(out));
+        }
+        Ok(())
+    }
+
+    /// Checks and records a weak store that does not happen now.
+    pub(super) fn claim(
+        &mut self,
+        clock: &BlockClock,
+        warp: usize,
+        access: &Access<'_>,
+    ) -> Result<(), LaneFault> {
+        if !self.checks.races {
+            return Ok(());
+        }
+        let (mask, width, packed) = (access.lanes, access.width.bytes() as u32, packed(access));
+        let at = Place { addresses: access.addresses, base: 0, mask, width, packed };
+        // Nothing is written yet, so nothing becomes initialised.
+        let init = std::mem::take(&mut self.init);
+        let result = self.check(&at, clock, warp, access, Action::Store, false);
+        self.init = init;
+        result
+    }
+
+    /// Writes bytes, which must lie in one sector, that were claimed.
+    pub(super) fn land(&mut self, offset: usize, bytes: &[u8]) {
+        if let Some(target) = self.data.get_mut(offset..offset + bytes.len()) {
+            copy(target, bytes);
+        }
+        if let Some(init) = self.init.get_mut(offset / SECTOR) {
+            *init |= bytes_at((offset % SECTOR) as u32, bytes.len() as u32);
+        }
+    }
+
     /// Moves one lane's bytes. Whether it wrote.
     fn apply(&mut self, offset: usize, width: usize, lane: usize, op: &mut Op<'_>) -> bool {
         let slot = lane * width..(lane + 1) * width;
@@ -205,9 +271,7 @@ impl Region {
         action: Action,
         strong: bool,
     ) -> Result<(), LaneFault> {
-        if self.checks.races && self.sectors.is_empty() {
-            self.refine();
-        }
+        self.refine_for_access();
         let width = access.width.bytes() as u32;
         let view = clock.view(warp);
         let flags = flags(access, action, strong);
@@ -243,6 +307,13 @@ impl Region {
         match pending {
             Some((at, stamp)) => self.touch(at, &stamp, place, &view),
             None => Ok(()),
+        }
+    }
+
+    /// The first access by a kernel needs sectors.
+    fn refine_for_access(&mut self) {
+        if self.checks.races && self.sectors.is_empty() {
+            self.refine();
         }
     }
 

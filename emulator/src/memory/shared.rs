@@ -64,6 +64,45 @@ impl SharedMemory {
         self.run(clock, warp, access, &mut Op::Atomic(old, update))
     }
 
+    /// Executes a load of up to 32 rows that every lane of the warp reads, whichever lane has a row's address: the access
+    /// says where the rows are.
+    pub fn load_together(
+        &mut self,
+        clock: &mut BlockClock,
+        warp: usize,
+        access: &Access<'_>,
+        out: &mut LaneBytes,
+    ) -> Result<(), Box<Fault>> {
+        let mut result = within(self.size, 0, access);
+        if result.is_ok() {
+            result = self.region.load_together(clock, warp, access, out);
+        }
+        result.map_err(|fault| report(fault, Space::Shared, clock, warp, access, &Op::Load(out)))
+    }
+
+    /// Checks and records a store whose bytes come on their own, before or after: see [`land`](Self::land).
+    pub fn claim(
+        &mut self,
+        clock: &mut BlockClock,
+        warp: usize,
+        access: &Access<'_>,
+    ) -> Result<(), Box<Fault>> {
+        let mut result = within(self.size, 0, access);
+        if result.is_ok() {
+            result = self.region.claim(clock, warp, access);
+        }
+        let store = || LaneBytes::default();
+        result.map_err(|fault| report(fault, Space::Shared, clock, warp, access, &Op::Store(&store())))
+    }
+
+    /// Writes bytes that were claimed, without any check but bounds.
+    pub fn land(&mut self, offset: u64, bytes: &[u8]) {
+        let end = offset.checked_add(bytes.len() as u64);
+        if end.is_some_and(|end| end <= self.size) {
+            self.region.land(offset as usize, bytes);
+        }
+    }
+
     /// Reads bytes without any check but bounds (for debugging and tests).
     pub fn peek(&self, offset: usize, out: &mut [u8]) -> bool {
         let inside = offset.checked_add(out.len()).is_some_and(|end| end as u64 <= self.size);

@@ -195,7 +195,14 @@ fn shapes_have_limits() {
     assert_eq!(attribute(nothing, CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES), 0);
     // A refused launch is no fault: the context goes on.
     ok(unsafe { sys::cuCtxSynchronize() });
-    assert_eq!(session.report()["kernels"]["nothing"]["launches"], 5);
+    let report = session.report();
+    let counted = &report["kernels"]["nothing"];
+    assert_eq!(counted["launches"], 5);
+    for (name, part) in
+        [("tensor_flops", counted), ("shared_accesses", counted), ("bank_conflicts", &counted["shared"])]
+    {
+        assert_eq!(part[name], 0, "{name}");
+    }
 }
 
 #[test]

@@ -8,22 +8,41 @@ const PTX: &str = include_str!("bugs.sm_80.ptx");
 const SOURCE: &str = include_str!("bugs.cu");
 
 /// How a kernel is launched: `x` holds ones, `y` zeros unless it is to be uninitialised.
-struct Case {
+pub struct Case {
+    pub name: &'static str,
+    pub kind: FaultKind,
+    /// As what else it may be reported, by who comes first.
+    pub or: Option<FaultKind>,
+    pub grid: u32,
+    pub block: u32,
+    pub shared: u32,
+    /// Floats in `x` and `y`.
+    pub sizes: [usize; 2],
+    pub n: u32,
+    /// Whether `y` is initialised.
+    pub zeroed: bool,
+}
+
+pub const fn case(
     name: &'static str,
     kind: FaultKind,
     grid: u32,
     block: u32,
-    shared: u32,
-    /// Floats in `x` and `y`.
     sizes: [usize; 2],
     n: u32,
-    /// Whether `y` is initialised.
-    zeroed: bool,
+) -> Case {
+    Case { name, kind, or: None, grid, block, shared: 0, sizes, n, zeroed: true }
 }
 
-const fn case(name: &'static str, kind: FaultKind, grid: u32, block: u32, sizes: [usize; 2], n: u32) -> Case {
-    Case { name, kind, grid, block, shared: 0, sizes, n, zeroed: true }
+/// Kernels in pairs, and what is to be said of them.
+pub struct Suite {
+    pub file: &'static str,
+    pub source: &'static str,
+    pub ptx: &'static str,
+    pub cases: &'static [Case],
 }
+
+const SUITE: Suite = Suite { file: "bugs.cu", source: SOURCE, ptx: PTX, cases: CASES };
 
 use FaultKind::*;
 
@@ -62,16 +81,51 @@ const CASES: &[Case] = &[
     case("gives_up", Trap, 1, 1, [32, 1], 0),
 ];
 
-fn line_of(name: &str) -> u32 {
-    marked("BUG", name).unwrap_or_else(|| panic!("{name} is not in the source"))
+impl Suite {
+    fn line_of(&self, name: &str) -> u32 {
+        self.marked("BUG", name).unwrap_or_else(|| panic!("{name} is not in the source"))
+    }
+
+    fn marked(&self, what: &str, name: &str) -> Option<u32> {
+        let marker = format!("// {what} {name}");
+        self.source.lines().position(|line| line.ends_with(&marker)).map(|at| at as u32 + 1)
+    }
+
+    /// Runs all pairs: what is wrong with the reports.
+    pub fn wrong(&self, options: Options) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let m = Machine::new(self.ptx, options);
+        let at = format!("seed {} threads {} {:?}", options.seed, options.threads, options.landing);
+        for case in self.cases {
+            match launch(&m, case, "bug") {
+                Err(Error::Fault(fault)) => {
+                    // Of a race, either side may come second.
+                    let mut lines = vec![fault.place.line];
+                    lines.extend(fault.other.as_ref().map(|other| other.place.line));
+                    let line = self.line_of(case.name);
+                    let marks = [Some(line), self.marked("ALSO", case.name)];
+                    let found = lines.iter().any(|line| marks.contains(&Some(*line)));
+                    if (fault.kind != case.kind && Some(fault.kind) != case.or) || !found {
+                        wrong.push(format!("{at} {}: wanted line {line}: {fault}", case.name));
+                    }
+                    assert_eq!(fault.kernel, format!("{}_bug", case.name));
+                    let file = fault.place.file.as_ref();
+                    if fault.place.ptx_line == 0 || !file.is_some_and(|f| f.ends_with(self.file)) {
+                        wrong.push(format!("{at} {}: no place: {fault}", case.name));
+                    }
+                }
+                Err(e) => wrong.push(format!("{at} {}: {e}", case.name)),
+                Ok(()) => wrong.push(format!("{at} {}: not reported", case.name)),
+            }
+            if let Err(e) = launch(&m, case, "ok") {
+                wrong.push(format!("{at} {} mended: {e}", case.name));
+            }
+        }
+        wrong
+    }
 }
 
-fn marked(what: &str, name: &str) -> Option<u32> {
-    let marker = format!("// {what} {name}");
-    SOURCE.lines().position(|line| line.ends_with(&marker)).map(|at| at as u32 + 1)
-}
-
-fn launch(m: &Machine, case: &Case, twin: &str) -> Result<(), Error> {
+pub fn launch(m: &Machine, case: &Case, twin: &str) -> Result<(), Error> {
     let x = m.empty(4 * case.sizes[0]);
     let y = m.empty(4 * case.sizes[1]);
     if case.sizes[0] < 1 << 20 {
@@ -88,40 +142,7 @@ fn launch(m: &Machine, case: &Case, twin: &str) -> Result<(), Error> {
 
 #[test]
 fn reported_with_their_twins_silent() {
-    let mut wrong = Vec::new();
-    for options in schedules() {
-        let m = Machine::new(PTX, options);
-        let at = format!("seed {} threads {}", options.seed, options.threads);
-        for case in CASES {
-            match launch(&m, case, "bug") {
-                Err(Error::Fault(fault)) => {
-                    // Of a race, either side may come second.
-                    let mut lines = vec![fault.place.line];
-                    lines.extend(fault.other.as_ref().map(|other| other.place.line));
-                    let marks = [Some(line_of(case.name)), marked("ALSO", case.name)];
-                    let found = lines.iter().any(|line| marks.contains(&Some(*line)));
-                    if fault.kind != case.kind || !found {
-                        wrong.push(format!(
-                            "{at} {}: wanted line {}: {fault}",
-                            case.name,
-                            line_of(case.name)
-                        ));
-                    }
-                    assert_eq!(fault.kernel, format!("{}_bug", case.name));
-                    if fault.place.ptx_line == 0
-                        || !fault.place.file.as_ref().is_some_and(|f| f.ends_with("bugs.cu"))
-                    {
-                        wrong.push(format!("{at} {}: no place: {fault}", case.name));
-                    }
-                }
-                Err(e) => wrong.push(format!("{at} {}: {e}", case.name)),
-                Ok(()) => wrong.push(format!("{at} {}: not reported", case.name)),
-            }
-            if let Err(e) = launch(&m, case, "ok") {
-                wrong.push(format!("{at} {} mended: {e}", case.name));
-            }
-        }
-    }
+    let wrong: Vec<String> = schedules().flat_map(|options| SUITE.wrong(options)).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -134,7 +155,7 @@ fn use_after_free() {
     m.ok("freed_ok", 1, 32, 0, &args);
     m.gpu.free(data).unwrap();
     let fault = m.fault("freed_bug", 1, 32, 0, &args);
-    assert_eq!((fault.kind, fault.place.line), (UseAfterFree, line_of("freed")));
+    assert_eq!((fault.kind, fault.place.line), (UseAfterFree, SUITE.line_of("freed")));
     assert_eq!((fault.thread.block, fault.thread.thread), ([0; 3], [0; 3]));
     assert_eq!(m.gpu.leaks().len(), 2);
 }
