@@ -1,6 +1,6 @@
 //! What a step launches.
 
-use super::super::api::{Answer, CUstream};
+use super::super::api::{Answer, Argument, CUstream};
 use super::super::graph::Side;
 use super::super::table::STATUS_BYTES;
 use super::{Engine, Part};
@@ -133,7 +133,7 @@ impl Engine {
             ];
             kernels.look.launch(stream, cohort.looks.count, arguments)?;
             kernels.pack.launch(stream, cohort.looks.count, &mut arguments[..5])?;
-            let lists = [
+            let lists: [Argument; 8] = [
                 self.table(t.jobs).into(),
                 orthogonals.into(),
                 matrices.into(),
@@ -147,13 +147,13 @@ impl Engine {
             for phase in &cohort.phases {
                 let tiles = self.table(t.tiles) + 8 * u64::from(phase.first);
                 let mut arguments = lists.to_vec();
-                arguments.extend([tiles.into(), 0u32.into(), 0u32.into()]);
+                arguments.extend([Argument::from(tiles), 0u32.into(), 0u32.into()]);
                 product.launch(stream, phase.count, &mut arguments)?;
             }
             // Without tiles: whatever the guard has sent to the safe iteration.
             let mut arguments = lists.to_vec();
             let matrices = cohort.matrices;
-            arguments.extend([0u64.into(), matrices.first.into(), matrices.count.into()]);
+            arguments.extend([Argument::from(0u64), matrices.first.into(), matrices.count.into()]);
             product.launch(stream, cohort.widest.min(product.resident), &mut arguments)?;
         }
         Ok(())
