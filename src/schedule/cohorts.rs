@@ -1,7 +1,7 @@
 //! All matrices of a step: which share a piece of work space, and what is launched when.
 
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::program::{Place, Program};
 use super::tiles::PIECE;
@@ -22,7 +22,7 @@ pub struct Item {
     /// Its shape.
     pub view: MatrixView,
     /// What is done with it.
-    pub program: Rc<Program>,
+    pub program: Arc<Program>,
     /// Bytes before its work space.
     pub offset: usize,
     /// Partial sums of squares of the matrices before it in the cohort, one for each 64 x 64 tile.
@@ -131,13 +131,13 @@ impl Schedule {
         for (group, spec) in plan.groups.iter().enumerate() {
             let Some((spec, _)) = spectral(spec.algorithm().rule()) else { continue };
             let half = spec.dtype == Some(NsDtype::F16);
-            let mut programs: HashMap<(usize, usize), Rc<Program>> = HashMap::new();
+            let mut programs: HashMap<(usize, usize), Arc<Program>> = HashMap::new();
             let mut items = vec![];
             for (parameter, planned) in plan.parameters.iter().enumerate().filter(|(_, p)| p.group == group) {
                 for (matrix, &view) in planned.matrices.iter().enumerate() {
                     let shape = (view.rows, view.columns);
                     let program =
-                        programs.entry(shape).or_insert_with(|| Rc::new(Program::new(spec, shape.0, shape.1)));
+                        programs.entry(shape).or_insert_with(|| Arc::new(Program::new(spec, shape.0, shape.1)));
                     let program = program.clone();
                     items.push(Item { parameter, matrix, view, program, offset: 0, first_square: 0, first_trace: 0 });
                 }

@@ -13,6 +13,7 @@ mod lifecycle;
 mod noise;
 mod parity;
 mod refusal;
+mod spectral;
 mod wild;
 
 use std::sync::LazyLock;
