@@ -120,8 +120,7 @@ impl Flights {
 
     /// The first copy in flight, if any: its warp, itself, its lowest lane.
     pub fn first(&self) -> Option<(usize, &Flight, usize)> {
-        let found = |(warp, list): (usize, &'_ Vec<Flight>)| (!list.is_empty()).then_some(warp);
-        let warp = self.warps.iter().enumerate().find_map(found)?;
+        let warp = self.warps.iter().position(|list| !list.is_empty())?;
         let flight = self.warps[warp].iter().min_by_key(|flight| flight.lanes.trailing_zeros())?;
         Some((warp, flight, flight.lanes.trailing_zeros() as usize % WARP))
     }
@@ -133,9 +132,10 @@ impl Flights {
         range: impl Fn(&Flight, usize) -> std::ops::Range<u64>,
     ) -> Option<(usize, &Flight, usize)> {
         let all = self.warps.iter().enumerate().flat_map(|(warp, list)| list.iter().map(move |f| (warp, f)));
-        let all = all.flat_map(|(warp, flight)| lanes(flight.lanes).map(move |lane| (warp, flight, lane)));
+        let mut all =
+            all.flat_map(|(warp, flight)| lanes(flight.lanes).map(move |lane| (warp, flight, lane)));
         let meets = |theirs: std::ops::Range<u64>| theirs.start < bytes.end && bytes.start < theirs.end;
-        all.into_iter().find(|&(_, flight, lane)| meets(range(flight, lane)))
+        all.find(|&(_, flight, lane)| meets(range(flight, lane)))
     }
 }
 

@@ -356,3 +356,49 @@ KERNEL lanes_have_exited(float* x, float* y, u32 n) {
     y[threadIdx.x] = t;
 }
 PAIR(lanes_have_exited)
+
+// Of the next three one warp copies and the other one meets the copy, so that in the plain order each is on its own side
+// of the copy's start and wait.
+KERNEL read_after_anothers_wait(float* x, float* y, u32 n) {
+    SHARED(s, 128);
+    if (threadIdx.x < 32) {
+        COPY(s + OWN, x + OWN);  // ALSO read_after_anothers_wait
+        COMMIT;
+    }
+    if (BUG) __syncthreads();
+    WAIT(0);
+    if (!BUG) __syncthreads();
+    if (threadIdx.x >= 32)
+        y[threadIdx.x] = s[OTHERS];  // BUG read_after_anothers_wait
+}
+PAIR(read_after_anothers_wait)
+
+KERNEL started_before_reads_end(float* x, float* y, u32 n) {
+    SHARED(s, 128);
+    if (threadIdx.x < 32) s[OWN] = 1.f;
+    __syncthreads();
+    if (threadIdx.x < 32)
+        y[threadIdx.x] = s[OWN];  // ALSO started_before_reads_end
+    if (!BUG) __syncthreads();
+    if (threadIdx.x >= 32) {
+        COPY(s + OTHERS, x + OWN);  // BUG started_before_reads_end
+        COMMIT;
+    }
+    if (BUG) __syncthreads();
+    WAIT(0);
+}
+PAIR(started_before_reads_end)
+
+KERNEL source_given_up_early(float* x, float* y, u32 n) {
+    SHARED(s, 128);
+    if (threadIdx.x < 32) {
+        COPY(s + OWN, x + OWN);  // ALSO source_given_up_early
+        COMMIT;
+    }
+    if (BUG) __syncthreads();
+    WAIT(0);
+    if (!BUG) __syncthreads();
+    if (threadIdx.x >= 32)
+        x[OTHERS] = 2.f;  // BUG source_given_up_early
+}
+PAIR(source_given_up_early)
