@@ -44,7 +44,7 @@ fn renew(set: &Set, other: &Set, noise: &mut Noise) {
         let &[.., rows, columns] = a.shape() else { panic!("matrices") };
         let (rows, columns) = if a.shape().len() > 3 { (a.shape()[0], a.numel() / a.shape()[0]) } else { (rows, columns) };
         let mut values = vec![0.0; a.numel()];
-        for matrix in values.chunks_mut(rows * columns) {
+        for matrix in values.chunks_mut((rows * columns).max(1)) {
             for i in 0..rows.min(columns) {
                 let at = (i + 2) % rows.max(columns);
                 let at = if rows <= columns { i * columns + at } else { at * columns + i };
@@ -63,7 +63,7 @@ fn renew(set: &Set, other: &Set, noise: &mut Noise) {
 
 fn shapes() -> Vec<Vec<usize>> {
     let matrices = [(16, 64), (64, 16), (16, 16), (16, 37), (37, 16), (4, 5), (1, 9), (9, 1), (1, 1), (64, 130), (64, 64)];
-    let more = [vec![3, 16, 20], vec![16, 3, 2, 2], vec![0, 7], vec![7, 0]];
+    let more = [vec![3, 16, 20], vec![16, 4, 3, 2], vec![0, 7], vec![7, 0]];
     matrices.iter().map(|&(r, c)| vec![r, c]).chain(more).collect()
 }
 

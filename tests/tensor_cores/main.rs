@@ -5,6 +5,8 @@
 mod accuracy;
 #[path = "../common/mod.rs"]
 mod common;
+mod guard;
+mod relations;
 mod zoo;
 
 use std::sync::LazyLock;

@@ -2,7 +2,7 @@
 
 use nalgebra::DMatrix;
 use orthant::config::Config;
-use orthant::{Device, Optimizer, Parameter, Precision, Tensor};
+use orthant::{Device, Optimizer, Parameter, Precision, StepReport, Tensor};
 
 use crate::context;
 
@@ -17,16 +17,21 @@ pub fn config(newton_schulz: &str) -> Config {
 
 /// The directions of matrices.
 pub fn directions(device: Device, config: &Config, matrices: &[DMatrix<f64>]) -> Vec<DMatrix<f64>> {
+    directions_of(device, config, matrices, None).0
+}
+
+/// The same with the report of the step.
+pub fn reported(device: Device, config: &Config, matrices: &[DMatrix<f64>]) -> (Vec<DMatrix<f64>>, StepReport) {
     directions_of(device, config, matrices, None)
 }
 
 /// Computed in f64 by the reference, to the polynomial's last digits.
 pub fn oracle(newton_schulz: &str, matrices: &[DMatrix<f64>]) -> Vec<DMatrix<f64>> {
     let config = config(&format!("{newton_schulz}\nns_dtype = \"f64\""));
-    directions_of(Device::Cpu, &config, matrices, Some(Precision::F64))
+    directions_of(Device::Cpu, &config, matrices, Some(Precision::F64)).0
 }
 
-fn directions_of(device: Device, config: &Config, matrices: &[DMatrix<f64>], precision: Option<Precision>) -> Vec<DMatrix<f64>> {
+fn directions_of(device: Device, config: &Config, matrices: &[DMatrix<f64>], precision: Option<Precision>) -> (Vec<DMatrix<f64>>, StepReport) {
     let tensor = |m: &DMatrix<f64>, values: Vec<f64>| match precision {
         Some(_) => Tensor::from_vec(values, &[m.nrows(), m.ncols()]),
         None => Tensor::from_vec(values.iter().map(|&v| v as f32).collect(), &[m.nrows(), m.ncols()]),
@@ -44,11 +49,11 @@ fn directions_of(device: Device, config: &Config, matrices: &[DMatrix<f64>], pre
         None => builder,
     };
     let mut optimizer = builder.register(parameters).unwrap_or_else(|e| panic!("{e}"));
-    optimizer.step().unwrap_or_else(|e| panic!("{e}"));
+    let report = optimizer.step().unwrap_or_else(|e| panic!("{e}"));
     let values = |(m, data): (&DMatrix<f64>, &Tensor)| {
         let storage = data.to_storage();
         let values: Vec<f64> = (0..storage.len()).map(|i| -storage.get_f64(i).expect("inside")).collect();
         DMatrix::from_row_slice(m.nrows(), m.ncols(), &values)
     };
-    matrices.iter().zip(&data).map(values).collect()
+    (matrices.iter().zip(&data).map(values).collect(), report)
 }
