@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::group::{Group, Hyperparameters};
 use crate::optimizer::StepOptions;
 use crate::plan::Plan;
+use crate::schedule::Schedule;
 use crate::tensor::Dtype;
 
 mod launches;
@@ -54,6 +55,7 @@ pub(crate) struct Engine {
     /// What callers' graphs that are out of date still point at.
     retired: Vec<DeviceBuffer>,
     seed: u64,
+    max_workspace: Option<usize>,
     /// The first error after which the card or the state on it is of no use.
     lost: OnceLock<Error>,
 }
@@ -135,6 +137,7 @@ impl Engine {
             captured: Captured::No,
             retired: vec![],
             seed,
+            max_workspace: options.max_workspace,
             lost,
         };
         engine.begin()?;
@@ -236,7 +239,7 @@ impl Engine {
         self.lost.get_or_init(|| error).clone()
     }
 
-    /// Describes other buffers to the kernels, in one copy before the next step.
+    /// Describes other buffers and algorithms to the kernels, in one copy before the next step.
     pub fn rebind(
         &mut self,
         plan: &Plan,
@@ -246,23 +249,33 @@ impl Engine {
         let base = self.state.address();
         let buffers: Vec<Buffers> =
             (0..plan.parameters.len()).map(|i| self.layout.buffers(base, i, bindings(i))).collect();
-        let tables = Tables::new(plan, &self.layout, &buffers, self.strips.address(), self.seed);
-        if tables.shape() == self.tables.shape() {
+        let layout = self.layout.rescheduled(Schedule::new(plan, self.max_workspace)?);
+        let strips = if layout.strips.bytes > self.strips.bytes() {
+            let larger = self.note(DeviceBuffer::new(&self.context, layout.strips.bytes))?;
+            let cleared = larger.write(&self.stream, 0, &vec![0; layout.strips.arena]);
+            self.note(cleared)?;
+            Some(larger)
+        } else {
+            None
+        };
+        let at = strips.as_ref().unwrap_or(&self.strips).address();
+        let tables = Tables::new(plan, &layout, &buffers, at, self.seed);
+        if strips.is_none() && tables.shape() == self.tables.shape() {
             // Work that was given before may still read the old ones.
-            self.tables = tables;
+            (self.tables, self.layout) = (tables, layout);
             self.tables_changed = true;
             return Ok(());
         }
-        // Other strides or alignments: other numbers of rows and chunks, so other launches.
+        // Other strides, alignments or iterations: other numbers of rows, chunks and tiles, so other launches.
         self.wait()?;
         let memory = DeviceBuffer::new(&self.context, tables.bytes.len());
         let memory = self.note(memory)?;
-        let work = self.layout.work_bytes(&tables);
+        let work = layout.work_bytes(&tables);
         let work = if work > self.work.bytes() {
             let larger = DeviceBuffer::new(&self.context, work);
             let larger = self.note(larger)?;
             // Counts and decisions go with it.
-            let kept = self.layout.kept_bytes();
+            let kept = layout.kept_bytes();
             let mut bytes = vec![0; kept];
             // The rest is as after registration.
             bytes.resize(larger.bytes(), 0);
@@ -277,11 +290,12 @@ impl Engine {
         };
         let copied = memory.write(&self.stream, 0, &tables.bytes).and_then(|()| self.stream.synchronize());
         self.note(copied)?;
-        self.tables = tables;
+        (self.tables, self.layout) = (tables, layout);
         self.tables_changed = false;
         let old = [
             Some(std::mem::replace(&mut self.tables_memory, memory)),
             work.map(|work| std::mem::replace(&mut self.work, work)),
+            strips.map(|strips| std::mem::replace(&mut self.strips, strips)),
         ];
         if self.captured != Captured::No {
             self.retired.extend(old.into_iter().flatten());

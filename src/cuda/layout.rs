@@ -21,7 +21,7 @@ use crate::tensor::{Dtype, Storage};
 const BOUNDARY: usize = 256;
 
 /// State and the fixed part of the work space.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Layout {
     /// Of each parameter: slot, offset in the state, type. The step counts come first, 8 bytes a parameter.
     pub slots: Vec<Vec<(Slot, usize, Dtype)>>,
@@ -57,6 +57,12 @@ impl Layout {
         let strips = Strips::new(&schedule);
         let fixed = status + up(STATUS_BYTES);
         Ok(Self { slots, state_bytes: at, control: 0, status, fixed, schedule, strips })
+    }
+
+    /// The same with other orthogonalisations.
+    pub fn rescheduled(&self, schedule: Schedule) -> Self {
+        let strips = Strips::new(&schedule);
+        Self { schedule, strips, ..self.clone() }
     }
 
     /// Bytes of all allocations with these tables: state, work space, tables, strips.
@@ -153,6 +159,7 @@ pub(crate) struct Tables {
     group_chunks: Vec<Range>,
     normalised: Normalised,
     cohorts: Vec<Launches>,
+    strips: Strips,
 }
 
 impl Tables {
@@ -197,6 +204,7 @@ impl Tables {
             group_chunks,
             normalised,
             cohorts: orthogonals.cohorts,
+            strips: layout.strips,
             bytes: vec![],
         };
         this.found_at = this.scalars_at + up(SCALARS_BYTES * table.segments.len());
@@ -212,10 +220,10 @@ impl Tables {
     }
 
     /// Everything that launches depend on: tables of equal shape may take each other's place.
-    pub fn shape(&self) -> (usize, [u32; 5], &[Range], usize) {
+    pub fn shape(&self) -> impl PartialEq + use<'_> {
         let counts =
             [self.segment_count, self.parameter_count, self.chunk_count, self.matrix_count, self.task_count];
-        (self.bytes.len(), counts, &self.group_chunks, self.squares_at)
+        (self.bytes.len(), counts, &self.group_chunks, self.squares_at, &self.cohorts, self.strips)
     }
 
     /// The chunks of a part of a step.

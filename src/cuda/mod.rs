@@ -32,7 +32,7 @@ pub(crate) use engine::{Engine, Part};
 pub use memory::DeviceBuffer;
 pub use stream::{Event, Stream};
 
-use crate::algorithm::{Norm, Rule};
+use crate::algorithm::{Norm, NsDtype, Rule};
 use crate::device::Device;
 use crate::device_tensor::DeviceTensor;
 use crate::error::{Error, Result};
@@ -65,6 +65,13 @@ pub fn kernels(group: &Group, options: &StepOptions) -> Result<Vec<&'static str>
         return Err(Error::not_built(what, "; use device `cpu`"));
     }
     let rule = group.algorithm().rule();
+    if let Some((spec, _)) = schedule::spectral(rule)
+        && let Some(wide @ (NsDtype::F32 | NsDtype::F64)) = spec.dtype
+    {
+        let name = NsDtype::ALL.iter().find(|(_, d)| *d == wide).map_or("", |(name, _)| name);
+        let what = format!("group `{}`: ns_dtype = {name} on a card", group.name());
+        return Err(Error::not_built(what, "; tensor cores take bf16 and f16, and device `cpu` takes all"));
+    }
     let normalised = matches!(rule, Rule::Lmo(lmo) if lmo.norm == Norm::Frobenius);
     let spectral = schedule::spectral(rule).is_some();
     let families = [

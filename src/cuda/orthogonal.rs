@@ -9,7 +9,7 @@ use crate::schedule::{Cohort, Extents, Form, Item, Place, Product, Program, Sche
 use crate::schedule::spectral;
 
 /// Where everything lies in the allocation that products work in. Its size depends on shapes alone.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Strips {
     /// What the kernels keep of each matrix; at the beginning.
     pub progress: usize,

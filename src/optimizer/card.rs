@@ -164,6 +164,7 @@ impl Card {
 
     /// Scales and flags in the tables follow the algorithms.
     pub fn regroup(&mut self, plan: &Plan, parameters: &[Parameter]) -> Result<()> {
+        crate::cuda::check_plan(self.engine.context().device(), plan)?;
         self.bind(plan, parameters)
     }
 
