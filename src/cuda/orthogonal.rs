@@ -23,13 +23,12 @@ const BOUNDARY: usize = 256;
 
 impl Strips {
     pub fn new(schedule: &Schedule) -> Self {
-        let most = |of: fn(&Cohort) -> usize| schedule.cohorts.iter().map(of).max().unwrap_or(0);
         let matrices: usize = schedule.cohorts.iter().map(|cohort| cohort.items.len()).sum();
         let up = |bytes: usize| bytes.next_multiple_of(BOUNDARY);
         let squares = up(PROGRESS_BYTES * matrices);
-        let traces = squares + up(8 * most(|c| c.squares));
-        let arena = traces + up(TRACES_BYTES * most(|c| c.traces));
-        Self { progress: 0, squares, traces, arena, bytes: arena + schedule.bytes() }
+        let traces = squares + up(8 * schedule.space.squares);
+        let arena = traces + up(TRACES_BYTES * schedule.space.traces);
+        Self { progress: 0, squares, traces, arena, bytes: arena + schedule.space.bytes }
     }
 }
 
@@ -70,9 +69,9 @@ impl Orthogonals {
         matrices: &Matrices,
     ) -> Self {
         let safe = Program::safe();
-        let arena = base + strips.arena as u64;
         let mut this = Self::default();
         for cohort in &schedule.cohorts {
+            let arena = base + (strips.arena + cohort.begins.bytes) as u64;
             let first = this.matrices.len();
             let first_look = this.looks.len();
             // The jobs of each item's program.
@@ -86,7 +85,7 @@ impl Orthogonals {
                 let bound = 1.25 * spec.sigma_bound();
                 let limit = bound * bound * item.view.rows.min(item.view.columns) as f64;
                 let job = |product: &Product, first_tile: u32| {
-                    make_job(product, item, &safe, arena, index, limit as f32, first_tile)
+                    make_job(product, item, cohort, (arena, &safe), index, limit as f32, first_tile)
                 };
                 first_jobs.push(this.jobs.len() as u32);
                 this.jobs.extend(item.program.products.iter().map(|product| job(product, 0)));
@@ -106,7 +105,7 @@ impl Orthogonals {
                     matrix: matrices.parameters[item.parameter].first + item.matrix as u32,
                     rows: item.view.rows as u32,
                     columns: item.view.columns as u32,
-                    first_square: item.first_square as u32,
+                    first_square: (cohort.begins.squares + item.first_square) as u32,
                     tiles: squares,
                     first_job,
                     jobs: safe.products.len() as u32,
@@ -144,8 +143,8 @@ impl Orthogonals {
 fn make_job(
     product: &Product,
     item: &Item,
-    safe: &Program,
-    arena: u64,
+    cohort: &Cohort,
+    (arena, safe): (u64, &Program),
     orthogonal: u32,
     limit: f32,
     first_tile: u32,
@@ -175,7 +174,7 @@ fn make_job(
         limit,
         first_tile,
         tiles: extents.tile_count() as u32,
-        first_partial: item.first_trace as u32,
+        first_partial: (cohort.begins.traces + item.first_trace) as u32,
         form: match extents.form {
             Form::ByRows => form::BY_ROWS,
             Form::Mixed => form::MIXED,

@@ -7,7 +7,8 @@ use super::program::{Place, Program};
 use super::tiles::PIECE;
 use crate::algorithm::{NewtonSchulz, NsDtype, Order, Rule};
 use crate::error::{Error, Result};
-use crate::plan::{MatrixView, Plan};
+use crate::group::Group;
+use crate::plan::{MatrixView, Plan, PlannedParameter};
 
 /// Bytes of work space for products where nobody says otherwise: what a larger matrix needs, or else 1 GiB.
 pub const DEFAULT_WORKSPACE: usize = 1 << 30;
@@ -58,7 +59,16 @@ pub struct Cohort {
     pub items: Vec<Item>,
     /// One launch a phase.
     pub launches: Vec<Launch>,
-    /// Of its work space, partial sums, traces.
+    /// What it needs.
+    pub needs: Space,
+    /// Where that begins.
+    pub begins: Space,
+}
+
+/// Work space, or a place in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Space {
+    /// Of matrices.
     pub bytes: usize,
     /// Partial sums of squares.
     pub squares: usize,
@@ -66,11 +76,32 @@ pub struct Cohort {
     pub traces: usize,
 }
 
-/// The orthogonalisations of a step. Cohorts come one after the other and use the same work space.
+impl Space {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes + other.bytes,
+            squares: self.squares + other.squares,
+            traces: self.traces + other.traces,
+        }
+    }
+
+    fn max(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes.max(other.bytes),
+            squares: self.squares.max(other.squares),
+            traces: self.traces.max(other.traces),
+        }
+    }
+}
+
+/// The orthogonalisations of a step. A group's cohorts come one after the other and use the same work space; groups, which may
+/// step on streams of their own, have their own.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Schedule {
     /// Group by group.
     pub cohorts: Vec<Cohort>,
+    /// Of all groups.
+    pub space: Space,
 }
 
 impl Item {
@@ -121,13 +152,20 @@ pub(crate) fn spectral(rule: &Rule) -> Option<(&NewtonSchulz, bool)> {
 }
 
 impl Schedule {
-    /// Groups the matrices of a plan that are orthogonalised, so that a cohort's work space keeps within `limit` bytes.
+    /// Groups the matrices of a plan that are orthogonalised, so that their work space keeps within `limit` bytes: each group
+    /// has an equal share.
     ///
     /// # Errors
-    /// A matrix that needs more than `limit` by itself, named with the bytes that it needs.
+    /// A matrix that needs more than its group's share by itself, named with the bytes that it needs.
     pub fn new(plan: &Plan, limit: Option<usize>) -> Result<Self> {
         let safe = Program::safe();
-        let mut cohorts = vec![];
+        let mut this = Self::default();
+        let is_used = |(group, g): &(usize, &Group)| {
+            let used = |p: &PlannedParameter| p.group == *group && !p.matrices.is_empty();
+            spectral(g.algorithm().rule()).is_some() && plan.parameters.iter().any(used)
+        };
+        let groups = plan.groups.iter().enumerate().filter(is_used).count().max(1);
+        let limit = limit.map(|limit| limit / groups);
         for (group, spec) in plan.groups.iter().enumerate() {
             let Some((spec, _)) = spectral(spec.algorithm().rule()) else { continue };
             let half = spec.dtype == Some(NsDtype::F16);
@@ -144,30 +182,32 @@ impl Schedule {
             }
             // What takes longest comes first, so that less is left to wait for at the end of a launch.
             items.sort_by_key(|item| std::cmp::Reverse(item.program.ideal_flops(item.view.rows, item.view.columns)));
+            let mut cohorts = vec![];
             let mut open: Option<Cohort> = None;
             for item in items {
                 let bytes = item.bytes(&safe);
                 if let Some(limit) = limit.filter(|&limit| bytes > limit) {
                     let spec = &plan.parameters[item.parameter].spec;
                     let reason = format!(
-                        "orthogonalising {} x {} needs {bytes} bytes of work space, and max_workspace is {limit}",
-                        item.view.rows, item.view.columns
+                        "orthogonalising {} x {} needs {bytes} bytes of work space, and max_workspace is {}",
+                        item.view.rows,
+                        item.view.columns,
+                        if groups == 1 { limit.to_string() } else { format!("{} for {groups} groups", limit * groups) }
                     );
                     return Err(Error::parameter(&spec.name, reason));
                 }
-                if let Some(cohort) = open.take_if(|c| c.bytes + bytes > limit.unwrap_or(DEFAULT_WORKSPACE)) {
+                if let Some(cohort) = open.take_if(|c| c.needs.bytes + bytes > limit.unwrap_or(DEFAULT_WORKSPACE)) {
                     cohorts.push(cohort.launched());
                 }
                 open.get_or_insert_with(|| Cohort::new(group, half)).push(item, bytes);
             }
             cohorts.extend(open.map(Cohort::launched));
+            let most = cohorts.iter().fold(Space::default(), |most, cohort| most.max(cohort.needs));
+            cohorts.iter_mut().for_each(|cohort| cohort.begins = this.space);
+            this.cohorts.extend(cohorts);
+            this.space = this.space.plus(most);
         }
-        Ok(Self { cohorts })
-    }
-
-    /// Bytes of work space.
-    pub fn bytes(&self) -> usize {
-        self.cohorts.iter().map(|cohort| cohort.bytes).max().unwrap_or(0)
+        Ok(this)
     }
 
     /// Floating-point operations of all products: needed, and executed by whole blocks.
@@ -182,14 +222,13 @@ impl Schedule {
 
 impl Cohort {
     fn new(group: usize, half: bool) -> Self {
-        Self { group, half, items: vec![], launches: vec![], bytes: 0, squares: 0, traces: 0 }
+        Self { group, half, items: vec![], launches: vec![], needs: Space::default(), begins: Space::default() }
     }
 
     fn push(&mut self, item: Item, bytes: usize) {
-        let item = Item { offset: self.bytes, first_square: self.squares, first_trace: self.traces, ..item };
-        self.bytes += bytes;
-        self.squares += item.squares();
-        self.traces += item.traces();
+        let Space { bytes: offset, squares: first_square, traces: first_trace } = self.needs;
+        let item = Item { offset, first_square, first_trace, ..item };
+        self.needs = self.needs.plus(Space { bytes, squares: item.squares(), traces: item.traces() });
         self.items.push(item);
     }
 

@@ -6,6 +6,6 @@ mod program;
 mod tiles;
 
 pub(crate) use cohorts::spectral;
-pub use cohorts::{Cohort, DEFAULT_WORKSPACE, Item, Launch, Schedule, TileOf};
+pub use cohorts::{Cohort, DEFAULT_WORKSPACE, Item, Launch, Schedule, Space, TileOf};
 pub use program::{Kind, Place, Product, Program};
 pub use tiles::{Extents, Form, PIECE, TILE};

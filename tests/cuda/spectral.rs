@@ -5,10 +5,12 @@
 //! takes 8 bits. Everything around the products (momentum, norm, strips, decay, masters, rounding) has to be right to the bit.
 
 use orthant::config::Config;
+use orthant::cuda::{Event, Stream};
 use orthant::{Device, Dtype, NonFinite, Tensor};
 
 use crate::device;
-use crate::fixture::{Card, Layout, OnCard, assert_same as assert_same_on_card};
+use crate::fixture::{Card, Layout, OnCard, Pair, assert_same as assert_same_on_card};
+use crate::graphs::Graph;
 use crate::noise::Noise;
 use crate::parity::{Set, assert_same, config_with};
 
@@ -265,4 +267,63 @@ fn algorithms_changed_between_steps() {
     reference.step().expect("a step");
     optimizer.step().expect("a step");
     assert_same("after a refusal", (&cpu, &reference), (&card, &optimizer));
+}
+
+/// Two groups of matrices and one of everything else.
+const GROUPS: &str = "[[group]]\nname = \"a\"\nparams = [\"p1\"]\nSPECTRAL\n[[group]]\nname = \"b\"\nparams = [\"p2\"]\n\
+                      SPECTRAL\nns_dtype = \"f16\"\n[[group]]\nname = \"c\"\nparams = [\"*\"]\nalgorithm = \"lion\"\nlr = 0.01";
+
+fn groups(step: &str) -> Pair {
+    let text = format!("[step]\n{step}\n{}", GROUPS.replace("SPECTRAL", &format!("{}\n{SPECTRAL}", RULES[3])));
+    Pair::new(&text, Dtype::Bf16, Dtype::F32, &[vec![40], vec![16, 64], vec![64, 16], vec![16, 20]])
+}
+
+fn renew_groups(pair: &mut Pair) {
+    let vectors = |set: &Set| Set {
+        names: vec![],
+        data: vec![],
+        grads: set.grads[1..].to_vec(),
+        previous: set.previous[1..].to_vec(),
+    };
+    renew(&vectors(&pair.cpu), &vectors(&pair.set.host), &mut pair.noise);
+    pair.set.send_gradients();
+}
+
+#[test]
+fn a_step_in_the_callers_graph() {
+    let mut pair = groups("max_grad_norm = 0.5");
+    let stream = pair.card.stream.clone();
+    let graph = Graph::capture(&stream, || pair.optimizer.step_on(&stream).expect("captured"));
+    for step in 1..=5 {
+        renew_groups(&mut pair);
+        pair.both(|o| o.set_lr("a", 0.1 / f64::from(step)));
+        pair.both(|o| o.set_weight_decay("b", 0.1 / f64::from(step)));
+        pair.reference.step().expect("a step");
+        if step == 3 {
+            pair.optimizer.step().expect("a step");
+        } else {
+            pair.optimizer.write_control(&stream).expect("written");
+            graph.launch();
+        }
+        stream.synchronize().expect("done");
+        pair.same(&format!("step {step}"));
+    }
+}
+
+#[test]
+fn each_group_as_soon_as_its_gradients_are_there() {
+    let mut pair = groups("nonfinite = \"propagate\"");
+    let streams = [(); 3].map(|()| Stream::new(&pair.card.context).expect("a stream"));
+    let stream = pair.card.stream.clone();
+    let [ready, done] = [(); 2].map(|()| Event::new(&pair.card.context, false).expect("an event"));
+    for step in 1..=3 {
+        renew_groups(&mut pair);
+        ready.record(&stream).expect("recorded");
+        for (group, stream) in ["b", "c", "a"].into_iter().zip(&streams) {
+            pair.optimizer.step_group_on(group, stream, Some(&ready), Some(&done)).expect("given");
+        }
+        pair.optimizer.synchronize().expect("done");
+        pair.reference.step().expect("a step");
+        assert_same_on_card(&format!("step {step}"), (&pair.cpu, &pair.reference), (&pair.set, &pair.optimizer));
+    }
 }

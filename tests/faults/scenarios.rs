@@ -210,6 +210,15 @@ fn set_algorithm() -> (&'static str, Action) {
     ("set_algorithm", act(set))
 }
 
+/// More products than before, and another type: other launches.
+fn more_steps() -> (&'static str, Action) {
+    let set = |w: &mut World| {
+        let algorithm = Algorithm::muon().ns_steps(2).ns_dtype(orthant::algorithm::NsDtype::F16);
+        w.with(0, |o| o.set_algorithm("all", algorithm.clone()))
+    };
+    ("set_algorithm", act(set))
+}
+
 fn clip(max: Option<f64>) -> (&'static str, Action) {
     ("set_max_grad_norm", act(move |w| w.with(0, |o| o.set_max_grad_norm(max))))
 }
@@ -381,6 +390,22 @@ pub static SCENARIOS: LazyLock<Vec<Scenario>> = LazyLock::new(|| {
             ],
         ),
         current(
+            "orthogonalised matrices",
+            vec![
+                stream(),
+                card_set(F32, F32, MATRICES),
+                register(MUON),
+                step(0),
+                renew(0, 2),
+                rebind(8),
+                step(0),
+                more_steps(),
+                step(0),
+                synchronize(0),
+                status(0),
+            ],
+        ),
+        current(
             "two optimizers, dropped in odd order",
             vec![
                 stream(),
@@ -404,3 +429,5 @@ pub static SCENARIOS: LazyLock<Vec<Scenario>> = LazyLock::new(|| {
 });
 
 const ADAMW_F32: &str = "[step]\nmax_grad_norm = 1\n[[group]]\nname = \"all\"\nparams = [\"*\"]\nalgorithm = \"adamw\"\nlr = 0.01";
+const MATRICES: &[&[usize]] = &[&[3, 5], &[6, 2]];
+const MUON: &str = "[[group]]\nname = \"all\"\nparams = [\"*\"]\nalgorithm = \"muon\"\nlr = 0.01\nns_steps = 1";

@@ -90,7 +90,7 @@ fn work_spaces_do_not_overlap() {
     }
     taken.sort_unstable();
     assert!(taken.windows(2).all(|w| w[0].1 <= w[1].0), "two places share bytes");
-    assert!(taken.last().is_some_and(|&(_, end)| end <= cohort.bytes));
+    assert!(taken.last().is_some_and(|&(_, end)| end <= cohort.needs.bytes));
 }
 
 #[test]
@@ -98,13 +98,36 @@ fn a_limit_makes_more_cohorts_and_names_what_cannot_be_done() {
     let shapes: Vec<Vec<usize>> = (0..10).map(|i| vec![128 + i, 512]).collect();
     let plan = plan(&shapes, Algorithm::muon());
     let whole = Schedule::new(&plan, None).expect("it fits");
-    let limit = whole.bytes() / 3;
+    let limit = whole.space.bytes / 3;
     let parts = Schedule::new(&plan, Some(limit)).expect("it fits");
-    assert!(parts.cohorts.len() >= 3 && parts.bytes() <= limit, "{}", parts.cohorts.len());
+    assert!(parts.cohorts.len() >= 3 && parts.space.bytes <= limit, "{}", parts.cohorts.len());
     assert_eq!(parts.cohorts.iter().map(|c| c.items.len()).sum::<usize>(), 10);
     assert_eq!(parts.flops(), whole.flops());
     let refused = Schedule::new(&plan, Some(100_000)).expect_err("it is too little").to_string();
     assert!(refused.contains("`p9`") && refused.contains("max_workspace is 100000"), "{refused}");
+}
+
+/// Groups may step on streams of their own, at one time.
+#[test]
+fn groups_share_no_work_space() {
+    let shapes: Vec<Vec<usize>> = (0..6).map(|i| vec![64 + i, 300]).collect();
+    let mut specs = plan(&shapes, Algorithm::muon()).parameters.into_iter().map(|p| p.spec).collect::<Vec<_>>();
+    specs.iter_mut().enumerate().for_each(|(i, spec)| spec.name = format!("{}{i}", ["a", "b"][i % 2]));
+    let group = |name: &str| Group::new(name, Algorithm::muon()).lr(0.1).params([format!("{name}*")]);
+    let plan = Plan::new(vec![group("a"), group("b")], specs, None).expect("a plan");
+    for limit in [None, Some(1_500_000)] {
+        let schedule = Schedule::new(&plan, limit).expect("it fits");
+        assert!(limit.is_none_or(|limit| schedule.space.bytes <= limit && schedule.cohorts.len() > 2));
+        for one in &schedule.cohorts {
+            for other in schedule.cohorts.iter().filter(|other| other.group > one.group) {
+                assert!(one.begins.bytes + one.needs.bytes <= other.begins.bytes);
+                assert!(one.begins.squares + one.needs.squares <= other.begins.squares);
+                assert!(one.begins.traces + one.needs.traces <= other.begins.traces);
+            }
+        }
+    }
+    let refused = Schedule::new(&plan, Some(200_000)).expect_err("too little").to_string();
+    assert!(refused.contains("max_workspace is 200000 for 2 groups"), "{refused}");
 }
 
 #[cfg(feature = "cuda")]
