@@ -16,6 +16,7 @@ use super::layout::{Layout, Tables};
 use super::memory::DeviceBuffer;
 use super::order::Streams;
 use super::stream::Stream;
+use super::table::{FOUND, SQUARES};
 use crate::algorithm::{Rule, Slot};
 use crate::error::{Error, Result};
 use crate::group::{Group, Hyperparameters};
@@ -25,6 +26,8 @@ use crate::tensor::Dtype;
 
 mod launches;
 mod transfer;
+
+pub(crate) use launches::Part;
 
 const LOST: &str = "What is on the card may be half of a step; the last checkpoint is intact";
 
@@ -45,7 +48,7 @@ pub(crate) struct Engine {
     tables_changed: bool,
     ring: Ring,
     journal: Journal,
-    /// Of the whole step, then of each group.
+    /// Of the whole step and its two halves, then of each group.
     graphs: Vec<Option<Graph>>,
     decides: bool,
     captured: Captured,
@@ -63,23 +66,6 @@ enum Captured {
     Fits,
     /// Launches are others since.
     OutOfDate,
-}
-
-/// Which part of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
-    All,
-    Group(usize),
-}
-
-impl Part {
-    /// The group that it is the part of, if not of all.
-    pub fn group(self) -> Option<usize> {
-        match self {
-            Self::All => None,
-            Self::Group(group) => Some(group),
-        }
-    }
 }
 
 impl Engine {
@@ -110,7 +96,7 @@ impl Engine {
         let tables = Tables::new(plan, &buffers_at(state.address()), seed);
         let ring = Ring::new(context, plan.groups.len())?;
         let journal = Journal::new(context)?;
-        let graphs = std::iter::repeat_with(|| None).take(1 + plan.groups.len()).collect();
+        let graphs = std::iter::repeat_with(|| None).take(3 + plan.groups.len()).collect();
         let decides = options.decides();
         context.kernels()?;
         let lost = OnceLock::new();
@@ -322,7 +308,7 @@ impl Engine {
             self.wait_and_forget()?;
         }
         let to = self.work_at(self.layout.control);
-        let countable = part == Some(Part::All) && self.captured == Captured::No;
+        let countable = part.is_some_and(|part| part.group().is_none()) && self.captured == Captured::No;
         let step = countable.then(|| self.journal.submitted() + 1);
         let (at, tables) = (self.tables_memory.address(), self.tables_changed.then_some(&self.tables.bytes));
         let (ring, streams) = (&mut self.ring, &mut self.streams);
@@ -375,6 +361,10 @@ impl Engine {
             return Ok(true);
         }
         self.prepare_graph(part, &during)?;
+        if part == Part::Scan {
+            // What could fail later fails now.
+            self.prepare_graph(Part::Rest, &during)?;
+        }
         // Whatever becomes of the rest, what is written now may be under way.
         self.streams.given(stream);
         self.publish(Some(part), stream)?;
@@ -383,10 +373,16 @@ impl Engine {
         // One call: either all of the step is given, or nothing is.
         self.note(hot(&self.context, stream, &during, || api::launch_graph(graph, stream.raw())))?;
         self.streams.given(stream);
-        if part == Part::All {
+        if part.concludes() {
             self.journal.submit();
         }
         Ok(false)
+    }
+
+    /// Where the scalars lie that a step is decided from: the sum of squares, and behind it two of which the larger counts.
+    pub fn scalars(&self) -> (u64, u64) {
+        let status = self.work_at(self.layout.status);
+        (status + SQUARES as u64, status + FOUND as u64)
     }
 
     /// Captures what a step does.
@@ -470,7 +466,9 @@ fn hot<T>(
 fn index_of(part: Part) -> usize {
     match part {
         Part::All => 0,
-        Part::Group(group) => group + 1,
+        Part::Scan => 1,
+        Part::Rest => 2,
+        Part::Group(group) => group + 3,
     }
 }
 

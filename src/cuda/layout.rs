@@ -196,8 +196,8 @@ impl Tables {
     /// The chunks of a part of a step.
     pub fn chunks_of(&self, part: Part) -> Range {
         match part {
-            Part::All => Range { first: 0, count: self.chunk_count },
             Part::Group(group) => self.group_chunks[group],
+            _ => Range { first: 0, count: self.chunk_count },
         }
     }
 
@@ -205,8 +205,8 @@ impl Tables {
     pub fn normalised_of(&self, part: Part) -> (Range, Range) {
         let all = |count: usize| Range { first: 0, count: count as u32 };
         match part {
-            Part::All => (all(self.normalised.which.len()), all(self.normalised.tasks.len())),
             Part::Group(group) => self.normalised.groups[group],
+            _ => (all(self.normalised.which.len()), all(self.normalised.tasks.len())),
         }
     }
 }

@@ -69,7 +69,8 @@ pub struct StepReport {
     pub without_gradient: usize,
     /// Global gradient norm before clipping and without the loss scale, where clipping is on.
     pub grad_norm: Option<f64>,
-    /// First parameter whose gradient is not finite, or too large for its state, when the step was skipped for it.
+    /// First parameter whose gradient is not finite, or too large for its state, when the step was skipped for it. None when
+    /// it was skipped for another rank's ([`ScanScalars`](crate::ScanScalars)).
     pub non_finite: Option<String>,
     /// Orthogonalisations that left their bound and were redone with the safe iteration.
     pub orthogonalise_fallbacks: usize,

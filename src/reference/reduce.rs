@@ -203,10 +203,21 @@ pub fn flat_norm<T: Real>(values: &[T]) -> Scaled {
 
 /// The norm of everything whose sums of squares are given, added by lanes. Infinite only beyond the range of f64.
 pub fn total_norm(parts: &[Scaled]) -> f64 {
+    let total = total(parts).root();
+    total.value * 2f64.powi(total.exponent)
+}
+
+/// The sum itself: infinite or 0 where the norm's square is beyond the range of f64.
+pub(crate) fn total_squares(parts: &[Scaled]) -> f64 {
+    let total = total(parts);
+    total.value * 2f64.powi(total.exponent) * 2f64.powi(total.exponent)
+}
+
+fn total(parts: &[Scaled]) -> Scaled {
     let exponent = parts.iter().map(|s| s.exponent).max().unwrap_or(0);
     // Parts of unequal scale are brought to the largest; the factor is a power of two or, far below it, zero.
     let at_scale = |s: &Scaled| s.value * 2f64.powi((2 * (s.exponent - exponent)).max(-1000));
-    add_by_lanes(parts.iter().map(at_scale)).sqrt() * 2f64.powi(exponent)
+    Scaled { value: add_by_lanes(parts.iter().map(at_scale)), exponent }
 }
 
 /// `floor(log2 x)` for positive finite `x`.

@@ -91,7 +91,7 @@ fn thirty_steps_queued_with_a_learning_rate_each() {
 }
 
 /// Makes the card's primary context current for calls of the driver.
-fn driver(calls: impl FnOnce() -> Vec<sys::CUresult>) {
+pub fn driver(calls: impl FnOnce() -> Vec<sys::CUresult>) {
     let (mut context, mut popped) = (null_mut(), null_mut());
     let ordinal = if let Device::Cuda(ordinal) = device() { ordinal as i32 } else { 0 };
     // SAFETY: places for results; the context is alive, for the tests hold it.
@@ -107,10 +107,10 @@ fn driver(calls: impl FnOnce() -> Vec<sys::CUresult>) {
 }
 
 /// A caller's own graph.
-struct Graph(sys::CUgraphExec, Arc<Stream>);
+pub struct Graph(sys::CUgraphExec, Arc<Stream>);
 
 impl Graph {
-    fn capture(stream: &Arc<Stream>, work: impl FnOnce()) -> Graph {
+    pub fn capture(stream: &Arc<Stream>, work: impl FnOnce()) -> Graph {
         let raw: sys::CUstream = stream.as_raw().cast();
         // Tests beside this one allocate, which a global capture forbids to all threads.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -128,7 +128,7 @@ impl Graph {
         Graph(exec, stream.clone())
     }
 
-    fn launch(&self) {
+    pub fn launch(&self) {
         // SAFETY: as above.
         driver(|| vec![unsafe { sys::cuGraphLaunch(self.0, self.1.as_raw().cast()) }]);
     }

@@ -9,6 +9,7 @@ mod checkpoints;
 mod device_tensors;
 mod fixture;
 mod graphs;
+mod halves;
 mod lifecycle;
 mod noise;
 mod parity;

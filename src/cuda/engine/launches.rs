@@ -3,25 +3,57 @@
 use super::super::api::{Answer, CUstream};
 use super::super::graph::Side;
 use super::super::table::STATUS_BYTES;
-use super::{Engine, Part};
+use super::Engine;
+
+/// Which part of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    All,
+    /// What comes before the decision, up to the scalars that it is made from.
+    Scan,
+    /// The decision, and what comes behind it.
+    Rest,
+    Group(usize),
+}
+
+impl Part {
+    /// The group that it is the part of, if not of all.
+    pub fn group(self) -> Option<usize> {
+        match self {
+            Self::Group(group) => Some(group),
+            _ => None,
+        }
+    }
+
+    /// Whether a whole step is done with it.
+    pub fn concludes(self) -> bool {
+        matches!(self, Self::All | Self::Rest)
+    }
+
+    /// Which halves of the kernel `decide`.
+    fn halves(self) -> u32 {
+        match self {
+            Self::Scan => 1,
+            Self::Rest => 2,
+            _ => 3,
+        }
+    }
+}
 
 impl Engine {
     /// The launches of a step, in order.
     pub(super) fn enqueue(&self, part: Part, stream: CUstream, side: Option<&Side>) -> Answer<()> {
         let Ok(kernels) = self.context.kernels() else { return Ok(()) };
         let t = &self.tables;
-        let only = match part {
-            Part::All => u32::MAX,
-            Part::Group(group) => group as u32,
-        };
+        let only = part.group().map_or(u32::MAX, |group| group as u32);
         let (segments, parameters) = (self.table(t.segments), self.table(t.parameters));
         let (matrices, of_parameters) = (self.table(t.matrices), self.table(t.parameter_matrices));
         let (control, status) = (self.work_at(self.layout.control), self.work_at(self.layout.status));
         let (steps, scalars) = (self.state.address(), self.work_at(t.scalars_at));
         let (found, gathered, squares) =
             (self.work_at(t.found_at), self.work_at(t.gathered_at), self.work_at(t.squares_at));
-        let decided = self.decides && part == Part::All;
-        if decided {
+        let decided = self.decides && matches!(part, Part::All | Part::Rest);
+        if self.decides && matches!(part, Part::All | Part::Scan) {
             let tasks = self.table(t.tasks);
             let blocks = t.task_count.div_ceil(4).min(kernels.scan.resident);
             let arguments = &mut [
@@ -39,6 +71,8 @@ impl Engine {
                 t.matrix_count.div_ceil(8).min(kernels.gather.resident),
                 arguments,
             )?;
+        }
+        if decided || part == Part::Scan {
             let arguments = &mut [
                 matrices.into(),
                 t.matrix_count.into(),
@@ -47,8 +81,12 @@ impl Engine {
                 t.parameter_count.into(),
                 control.into(),
                 status.into(),
+                part.halves().into(),
             ];
             kernels.decide.launch(stream, 1, arguments)?;
+        }
+        if part == Part::Scan {
+            return Ok(());
         }
         let arguments = &mut [
             segments.into(),
@@ -65,7 +103,7 @@ impl Engine {
         // What became of the step is known here, and its copy to the host need not come between this step and the next.
         let report = |stream| self.journal.copy_from(status, STATUS_BYTES, stream);
         match side {
-            Some(side) if part == Part::All => side.branch(stream, report)?,
+            Some(side) if part.concludes() => side.branch(stream, report)?,
             _ => {}
         }
         let (list, tasks) = t.normalised_of(part);
@@ -102,7 +140,7 @@ impl Engine {
         let blocks = chunks.count.div_ceil(4).min(kernels.elementwise.resident * waves);
         kernels.elementwise.launch(stream, blocks, arguments)?;
         match side {
-            _ if part != Part::All => Ok(()),
+            _ if !part.concludes() => Ok(()),
             Some(side) => side.join(stream),
             None => report(stream),
         }
