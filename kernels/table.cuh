@@ -116,6 +116,9 @@ struct __align__(16) Entry {
 static_assert(sizeof(Entry) == 96, "the host reads 96 bytes an entry");
 const u32 ENTRIES = 64;
 
+// The root mean square of what each group's parameters moved by is a double for each group behind the ring, with the step
+// as the last word, for each entry of the ring: where steps measure it.
+
 // What the device keeps from step to step.
 struct __align__(16) Status {
     u64 steps, applied, skipped;

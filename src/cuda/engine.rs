@@ -82,20 +82,21 @@ impl Engine {
         bindings: impl Fn(usize) -> (Buffer, Option<Buffer>, Option<Buffer>),
         seed: u64,
     ) -> Result<Self> {
-        let layout = Layout::new(plan);
+        let measured = options.update_rms;
+        let layout = Layout::new(plan, measured);
         let (stream, streams) = (Stream::new(context)?, Streams::new(context)?);
         let buffers_at = |base: u64| -> Vec<Buffers> {
             (0..plan.parameters.len()).map(|i| layout.buffers(base, i, bindings(i))).collect()
         };
         // Sizes do not depend on where state lies: it begins at 256-byte boundaries.
-        let sizes = Tables::new(plan, &buffers_at(0), seed);
+        let sizes = Tables::new(plan, &buffers_at(0), seed, measured);
         let wanted = layout.bytes(&sizes);
         let state = allocate(context, plan, &layout, wanted, 0)?;
         let work = allocate(context, plan, &layout, wanted, 1)?;
         let tables_memory = allocate(context, plan, &layout, wanted, 2)?;
-        let tables = Tables::new(plan, &buffers_at(state.address()), seed);
+        let tables = Tables::new(plan, &buffers_at(state.address()), seed, measured);
         let ring = Ring::new(context, plan.groups.len())?;
-        let journal = Journal::new(context)?;
+        let journal = Journal::new(context, measured.then_some(plan.groups.len()))?;
         let graphs = std::iter::repeat_with(|| None).take(3 + plan.groups.len()).collect();
         let decides = options.decides();
         context.kernels()?;
@@ -225,7 +226,7 @@ impl Engine {
         let base = self.state.address();
         let buffers: Vec<Buffers> =
             (0..plan.parameters.len()).map(|i| self.layout.buffers(base, i, bindings(i))).collect();
-        let tables = Tables::new(plan, &buffers, self.seed);
+        let tables = Tables::new(plan, &buffers, self.seed, self.tables.measured.is_some());
         if tables.shape() == self.tables.shape() {
             // Work that was given before may still read the old ones.
             self.tables = tables;
@@ -353,8 +354,7 @@ impl Engine {
             self.streams.given(stream);
             let given = self.context.run(&during, || self.enqueue(part, stream.raw(), None));
             if given.is_err() {
-                // Part of a step must not become a graph: to wait for a stream ends its capture with an error.
-                let _ = self.context.run(&during, || api::synchronize_stream(stream.raw()));
+                self.spoil_capture(stream);
             }
             self.note(given)?;
             self.captured = Captured::Fits;
@@ -377,6 +377,11 @@ impl Engine {
             self.journal.submit();
         }
         Ok(false)
+    }
+
+    /// Part of a step must not become a graph: to wait for a stream ends its capture with an error.
+    pub fn spoil_capture(&self, stream: &Stream) {
+        let _ = self.context.run("", || api::synchronize_stream(stream.raw()));
     }
 
     /// Where the scalars lie that a step is decided from: the sum of squares, and behind it two of which the larger counts.

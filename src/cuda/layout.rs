@@ -2,7 +2,7 @@
 
 use bytemuck::Pod;
 
-use super::control::control_bytes;
+use super::control::{control_bytes, moved_bytes};
 use super::elementwise::{Buffer, Buffers, Table};
 use super::engine::Part;
 use super::scan::{Matrices, Normalised};
@@ -25,11 +25,13 @@ pub(crate) struct Layout {
     /// Offsets in the work space.
     pub control: usize,
     pub status: usize,
+    /// Bytes of it, with what groups moved by where steps measure that.
+    pub status_bytes: usize,
     fixed: usize,
 }
 
 impl Layout {
-    pub fn new(plan: &Plan) -> Self {
+    pub fn new(plan: &Plan, measured: bool) -> Self {
         let mut at = up(8 * plan.parameters.len());
         let slots = plan
             .parameters
@@ -44,7 +46,8 @@ impl Layout {
             })
             .collect();
         let status = up(control_bytes(plan.groups.len()));
-        Self { slots, state_bytes: at, control: 0, status, fixed: status + up(STATUS_BYTES) }
+        let status_bytes = STATUS_BYTES + if measured { moved_bytes(plan.groups.len()) } else { 0 };
+        Self { slots, state_bytes: at, control: 0, status, status_bytes, fixed: status + up(status_bytes) }
     }
 
     /// Bytes of all three allocations with these tables: state, work space, tables.
@@ -134,13 +137,23 @@ pub(crate) struct Tables {
     pub found_at: usize,
     pub gathered_at: usize,
     pub squares_at: usize,
+    /// Where steps measure what groups move by: their chunks and numbers of elements in the tables, and the sums of chunks in
+    /// the work space.
+    pub measured: Option<Measured>,
     group_chunks: Vec<Range>,
     normalised: Normalised,
 }
 
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Measured {
+    pub chunks: usize,
+    pub elements: usize,
+    pub moved_at: usize,
+}
+
 impl Tables {
-    pub fn new(plan: &Plan, buffers: &[Buffers], seed: u64) -> Self {
-        let mut table = Table::default();
+    pub fn new(plan: &Plan, buffers: &[Buffers], seed: u64, measured: bool) -> Self {
+        let mut table = Table { measured, ..Table::default() };
         let mut matrices = Matrices::default();
         for (planned, buffers) in plan.parameters.iter().zip(buffers) {
             let group = plan.group_of(planned);
@@ -150,7 +163,7 @@ impl Tables {
         let group_chunks = table.list_chunks(plan.groups.len());
         let normalised = matrices.normalised(&plan.groups);
         let mut bytes = vec![];
-        let fixed = Layout::new(plan).fixed;
+        let fixed = Layout::new(plan, measured).fixed;
         let mut this = Self {
             segments: append(&mut bytes, &table.segments),
             parameters: append(&mut bytes, &table.parameters),
@@ -170,6 +183,7 @@ impl Tables {
             found_at: 0,
             gathered_at: 0,
             squares_at: 0,
+            measured: None,
             group_chunks,
             normalised,
             bytes: vec![],
@@ -177,13 +191,27 @@ impl Tables {
         this.found_at = this.scalars_at + up(SCALARS_BYTES * table.segments.len());
         this.gathered_at = this.found_at + up(FOUND_BYTES * matrices.tasks.len());
         this.squares_at = this.gathered_at + up(GATHERED_BYTES * matrices.matrices.len());
+        if measured {
+            let mut elements = vec![0.0f64; plan.groups.len()];
+            for segment in table.segments.iter().filter(|segment| segment.gradient != 0) {
+                elements[segment.group as usize] += segment.numel as f64;
+            }
+            this.measured = Some(Measured {
+                chunks: append(&mut bytes, &this.group_chunks),
+                elements: append(&mut bytes, &elements),
+                moved_at: this.squares_at + up(8 * this.normalised.tasks.len()),
+            });
+        }
         this.bytes = bytes;
         this
     }
 
     fn end_of_work(&self, fixed: usize) -> usize {
         debug_assert_eq!(fixed, self.scalars_at);
-        self.squares_at + up(8 * self.normalised.tasks.len())
+        match self.measured {
+            Some(measured) => measured.moved_at + up(8 * self.chunk_count as usize),
+            None => self.squares_at + up(8 * self.normalised.tasks.len()),
+        }
     }
 
     /// Everything that launches depend on: tables of equal shape may take each other's place.
@@ -191,6 +219,10 @@ impl Tables {
         let counts =
             [self.segment_count, self.parameter_count, self.chunk_count, self.matrix_count, self.task_count];
         (self.bytes.len(), counts, &self.group_chunks, self.squares_at)
+    }
+
+    pub fn group_count(&self) -> u32 {
+        self.group_chunks.len() as u32
     }
 
     /// The chunks of a part of a step.

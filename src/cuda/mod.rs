@@ -78,7 +78,8 @@ pub fn launches(plan: &Plan, options: &StepOptions) -> Result<u32> {
     };
     // Beside the scalars of the step and the elements: the scan with what it adds up to, norms with theirs.
     let scan = if options.decides() { 3 } else { 0 };
-    Ok(2 + scan + if plan.parameters.iter().any(normalised) { 2 } else { 0 })
+    let measure = if options.update_rms { 1 } else { 0 };
+    Ok(2 + scan + measure + if plan.parameters.iter().any(normalised) { 2 } else { 0 })
 }
 
 /// Bytes of device memory that an optimizer of this plan holds beside the tensors: state, work space, tables. Exact for
@@ -93,7 +94,7 @@ pub fn device_bytes(plan: &Plan, options: &StepOptions) -> Result<[usize; 3]> {
     if elements > 1 << 40 {
         return Err(Error::Tensor(format!("{elements} elements: no card holds more than 2^40")));
     }
-    let layout = layout::Layout::new(plan);
+    let layout = layout::Layout::new(plan, options.update_rms);
     let buffers: Vec<_> = (0..plan.parameters.len())
         .map(|i| {
             // Sizes depend on boundaries, and all of these lie on one. Whether there is a gradient does not matter.
@@ -101,7 +102,7 @@ pub fn device_bytes(plan: &Plan, options: &StepOptions) -> Result<[usize; 3]> {
             layout.buffers(0, i, (tensor, None, None))
         })
         .collect();
-    Ok(layout.bytes(&layout::Tables::new(plan, &buffers, options.seed)))
+    Ok(layout.bytes(&layout::Tables::new(plan, &buffers, options.seed, options.update_rms)))
 }
 
 /// Whether a tensor's memory is what it is said to be: memory of this card, from the first byte to the last.

@@ -208,6 +208,15 @@ impl Card {
 
     /// Gives a step, or a part of one, to a stream. The error of a refused step before comes first.
     pub fn submit(&mut self, step: &Step<'_>, part: Part, stream: &Stream, report: StepReport) -> Result<()> {
+        let given = self.give(step, part, stream, report);
+        let captured = self.open.as_ref().is_some_and(|open| open.captured);
+        if captured && matches!(given, Err(Error::Driver { .. } | Error::DeviceLost { .. })) {
+            self.engine.spoil_capture(stream);
+        }
+        given
+    }
+
+    fn give(&mut self, step: &Step<'_>, part: Part, stream: &Stream, report: StepReport) -> Result<()> {
         let part = self.half_of(part, stream)?;
         self.collect();
         // To wait for a stream that is being captured would end its capture.
@@ -313,7 +322,7 @@ impl Card {
         match self.options.nonfinite {
             NonFinite::Skip => {
                 let non_finite = (entry.verdict != ELSEWHERE).then(name);
-                Ok(StepReport { non_finite, updated: 0, ..report })
+                Ok(StepReport { non_finite, updated: 0, update_rms: None, ..report })
             }
             _ => Err(refused),
         }
@@ -337,8 +346,9 @@ impl Card {
         for outcome in self.engine.outcomes() {
             // Replays come in between: which step is whose is not known then.
             let given = self.given.pop_front().filter(|_| !self.captured);
-            if let Outcome::Known(entry) = outcome {
-                let outcome = self.conclude(&entry, given.unwrap_or_else(|| self.latest.clone()));
+            if let Outcome::Known(entry, update_rms) = outcome {
+                let given = given.unwrap_or_else(|| self.latest.clone());
+                let outcome = self.conclude(&entry, StepReport { update_rms, ..given });
                 self.outcomes.push_back(outcome);
             }
         }

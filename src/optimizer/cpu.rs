@@ -74,6 +74,19 @@ fn methods(plan: &Plan) -> Vec<Option<Orthogonaliser>> {
     plan.groups.iter().map(method).collect()
 }
 
+/// What each group moved by, of the sums of its parameters' chunks.
+fn update_rms(step: &Step<'_>, moved: &[Vec<f64>]) -> Vec<f64> {
+    let parameters = &step.plan.parameters;
+    let group = |group: usize| {
+        let present = step.present.iter().filter(|&&i| parameters[i].group == group);
+        let elements: usize = present.map(|&i| parameters[i].numel()).sum();
+        let of_group = parameters.iter().zip(moved).filter(|(planned, _)| planned.group == group);
+        let sum = reference::reduce::add_by_lanes(of_group.flat_map(|(_, moved)| moved.iter().copied()));
+        if elements > 0 { (sum / elements as f64).sqrt() } else { 0.0 }
+    };
+    (0..step.plan.groups.len()).map(group).collect()
+}
+
 impl Cpu {
     pub fn new(plan: &Plan, parameters: &[Parameter], states: Vec<State>) -> Result<Self> {
         let methods = methods(plan);
@@ -156,13 +169,18 @@ impl Cpu {
                 Err(cause) => return self.refuse(options.nonfinite, cause, report),
             }
         }
+        // Parameters without a gradient keep their places in the sums' order.
+        let chunks = |planned| if options.update_rms { reference::chunks(planned) } else { 0 };
+        let chunks = step.plan.parameters.iter().map(|planned| vec![0.0; chunks(planned)]);
+        let mut moved: Vec<Vec<f64>> = chunks.collect();
         let works = step
             .plan
             .parameters
             .iter()
             .zip(&self.parameters)
             .zip(&mut self.states)
-            .filter_map(|((planned, parameter), state)| {
+            .zip(&mut moved)
+            .filter_map(|(((planned, parameter), state), moved)| {
                 Some(Work {
                     planned,
                     group: &step.plan.groups[planned.group],
@@ -172,10 +190,12 @@ impl Cpu {
                     gradient: parameter.grad.as_ref()?,
                     previous: parameter.prev_grad.as_ref(),
                     state,
+                    moved: options.update_rms.then_some(moved.as_mut_slice()),
                 })
             })
             .collect();
         report.orthogonalise_fallbacks = reference::step::<T>(works, clip / options.loss_scale, options.seed);
+        report.update_rms = options.update_rms.then(|| update_rms(step, &moved));
         report.applied = true;
         self.steps += 1;
         Ok(report)

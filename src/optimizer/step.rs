@@ -28,13 +28,21 @@ pub struct StepOptions {
     pub loss_scale: f64,
     /// Policy for non-finite gradients.
     pub nonfinite: NonFinite,
+    /// Whether steps measure what each group's parameters move by ([`StepReport::update_rms`]). In force at registration.
+    pub update_rms: bool,
     /// Seed of stochastic rounding. It is not stored in checkpoints: a resumed run needs the same one.
     pub seed: u64,
 }
 
 impl Default for StepOptions {
     fn default() -> Self {
-        Self { max_grad_norm: None, loss_scale: 1.0, nonfinite: NonFinite::default(), seed: 0 }
+        Self {
+            max_grad_norm: None,
+            loss_scale: 1.0,
+            nonfinite: NonFinite::default(),
+            update_rms: false,
+            seed: 0,
+        }
     }
 }
 
@@ -72,6 +80,10 @@ pub struct StepReport {
     /// First parameter whose gradient is not finite, or too large for its state, when the step was skipped for it. None when
     /// it was skipped for another rank's ([`ScanScalars`](crate::ScanScalars)).
     pub non_finite: Option<String>,
+    /// Of each group, in their order: the root mean square of what the elements of its parameters moved by, decay included and
+    /// before they were rounded to the parameter's type; 0 for a group without gradients. In steps that were applied, where
+    /// [`StepOptions::update_rms`] asks for it.
+    pub update_rms: Option<Vec<f64>>,
     /// Orthogonalisations that left their bound and were redone with the safe iteration.
     pub orthogonalise_fallbacks: usize,
     /// Micro-batches accumulated since the step before.

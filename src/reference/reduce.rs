@@ -137,7 +137,7 @@ fn flat_sum_of_squares<T: Real>(values: &[T], factor: f64) -> f64 {
 }
 
 /// Adds what is numbered in order: lane l takes l, l+256, ..., then the lanes pairwise.
-fn add_by_lanes(parts: impl IntoIterator<Item = f64>) -> f64 {
+pub(crate) fn add_by_lanes(parts: impl IntoIterator<Item = f64>) -> f64 {
     let mut lanes = [0.0; LANES];
     for (i, p) in parts.into_iter().enumerate() {
         lanes[i % LANES] += p;
@@ -146,7 +146,7 @@ fn add_by_lanes(parts: impl IntoIterator<Item = f64>) -> f64 {
 }
 
 /// Adds the upper half to the lower half until one number is left. The length is a power of two.
-fn halve(sums: &mut [f64]) -> f64 {
+pub(crate) fn halve(sums: &mut [f64]) -> f64 {
     let mut half = sums.len() / 2;
     while half > 0 {
         let (low, high) = sums.split_at_mut(half);

@@ -14,6 +14,7 @@ mod lifecycle;
 mod noise;
 mod parity;
 mod refusal;
+mod update_rms;
 mod wild;
 
 use std::sync::LazyLock;

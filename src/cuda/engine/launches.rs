@@ -2,7 +2,6 @@
 
 use super::super::api::{Answer, CUstream};
 use super::super::graph::Side;
-use super::super::table::STATUS_BYTES;
 use super::Engine;
 
 /// Which part of a step.
@@ -101,7 +100,10 @@ impl Engine {
         ];
         kernels.prepare.launch(stream, t.parameter_count.div_ceil(kernels.prepare.threads), arguments)?;
         // What became of the step is known here, and its copy to the host need not come between this step and the next.
-        let report = |stream| self.journal.copy_from(status, STATUS_BYTES, stream);
+        let report = |stream| self.journal.copy_from(status, self.layout.status_bytes, stream);
+        let measured = t.measured.filter(|_| part.concludes());
+        // What it moved by is known at its end.
+        let side = side.filter(|_| measured.is_none());
         match side {
             Some(side) if part.concludes() => side.branch(stream, report)?,
             _ => {}
@@ -138,7 +140,24 @@ impl Engine {
         // H200 1 to 2 % of the copy rate with large tensors. With many small ones each block has descriptions to read.
         let waves = if t.chunk_count / t.segment_count.max(1) >= 16 { 4 } else { 1 };
         let blocks = chunks.count.div_ceil(4).min(kernels.elementwise.resident * waves);
-        kernels.elementwise.launch(stream, blocks, arguments)?;
+        match measured {
+            None => kernels.elementwise.launch(stream, blocks, arguments)?,
+            Some(measured) => {
+                let [segments, scalars, owners, first, end] = *arguments;
+                let moved = self.work_at(measured.moved_at);
+                let all = &mut [segments, scalars, owners, first, end, moved.into()];
+                let kernel = kernels.elementwise_measured;
+                kernel.launch(stream, chunks.count.div_ceil(4).min(kernel.resident * waves), all)?;
+                let arguments = &mut [
+                    self.table(measured.chunks).into(),
+                    self.table(measured.elements).into(),
+                    t.group_count().into(),
+                    moved.into(),
+                    status.into(),
+                ];
+                kernels.measure.launch(stream, 1, arguments)?;
+            }
+        }
         match side {
             _ if !part.concludes() => Ok(()),
             Some(side) => side.join(stream),
