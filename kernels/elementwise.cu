@@ -163,7 +163,9 @@ struct Step {
         return r;
     }
 
-    __device__ __forceinline__ void finish(u64 at, Raws &r) const {
+    // MEASURED: `squares` takes in those of what the elements moved by, in order.
+    template <bool MEASURED>
+    __device__ __forceinline__ void finish(u64 at, Raws &r, float &squares) const {
         const bool random = s.flags & STOCHASTIC;
         Values<N> w = {};
         open(r.g, t.type_gradient, w.g);
@@ -176,7 +178,14 @@ struct Step {
         if (FAMILY == ADAPTIVE) open(r.v, t.type_variance, w.v);
         // Asked for late: with amsgrad's buffer too there would not be registers enough.
         if (largest) open(get(t.largest, t.type_variance, at), t.type_variance, w.largest);
+        float before[N];
+        if (MEASURED) w.each([&](u32 i) { before[i] = w.x[i]; });
         update<N, FAMILY>(s, w, momentum, previous);
+        if (MEASURED)
+            w.each([&](u32 i) {
+                const float moved = sub(w.x[i], before[i]);
+                squares = add(squares, mul(moved, moved));
+            });
         // A parameter with a full-precision copy is that copy's rounding, never a random one.
         if (low) {
             split<N>(w.x, r.high, r.x);
@@ -200,8 +209,11 @@ struct Step {
 const u32 ROW_OF_WARP = 32 * GROUP;
 
 // A warp's chunk of a segment. PLAIN: all buffers are 16-bit, and there are no others than gradient, parameter and state.
-template <Family FAMILY, bool PLAIN>
-__device__ __forceinline__ void chunk_of(const Segment &t, const Scalars &s, u64 from) {
+// MEASURED: the lane's part of the squares of what the chunk moved by. Its elements are the same wherever buffers begin: the
+// host then gives such segments either a boundary at their first element or none.
+template <Family FAMILY, bool PLAIN, bool MEASURED>
+__device__ __forceinline__ float chunk_of(const Segment &t, const Scalars &s, u64 from) {
+    float squares = 0.0f;
     // What all families read would else be read before they part, and held by each for longer than it needs it.
     read_afresh();
     // Positions count from the boundary before the first element, so that groups begin at 16 bytes.
@@ -217,26 +229,37 @@ __device__ __forceinline__ void chunk_of(const Segment &t, const Scalars &s, u64
         if (PLAIN && FAMILY != ADAPTIVE)
             for (; row + 2 * ROW_OF_WARP <= count; row += 2 * ROW_OF_WARP) {
                 Raws first = step.ask(at + row), second = step.ask(at + row + ROW_OF_WARP);
-                step.finish(at + row, first);
-                step.finish(at + row + ROW_OF_WARP, second);
+                step.template finish<MEASURED>(at + row, first, squares);
+                step.template finish<MEASURED>(at + row + ROW_OF_WARP, second, squares);
             }
         for (; row + ROW_OF_WARP <= count; row += ROW_OF_WARP) {
             Raws raws = step.ask(at + row);
-            step.finish(at + row, raws);
+            step.template finish<MEASURED>(at + row, raws, squares);
         }
     }
     // The first and the last elements, and buffers without a common boundary: lane by lane.
     read_afresh();
     const Step<1, FAMILY, false> single(t, s);
+    if (MEASURED)
+        // Rows without a boundary: the elements that the lane would have had.
+        for (; row + ROW_OF_WARP <= count; row += ROW_OF_WARP)
+#pragma unroll 1
+            for (u64 e = start + row + lane_id() * GROUP, end = e + GROUP; e < end; e++) {
+                Raws raws = single.ask(e);
+                single.template finish<true>(e, raws, squares);
+            }
     for (row += lane_id(); row < count; row += 32) {
         Raws raws = single.ask(start + row);
-        single.finish(start + row, raws);
+        single.template finish<MEASURED>(start + row, raws, squares);
     }
+    return squares;
 }
 
-// All chunks of all segments, from `first` on, dealt out to the warps in turn. `owners`: the segment of each chunk.
-extern "C" __global__ void __launch_bounds__(THREADS, 6)
-    elementwise(const Segment *segments, const Scalars *scalars, const u32 *owners, u32 first, u32 end) {
+// All chunks of all segments, from `first` on, dealt out to the warps in turn. `owners`: the segment of each chunk. MEASURED:
+// `moved` takes the squares of what each chunk moved by.
+template <bool MEASURED>
+__device__ __forceinline__ void all_chunks(const Segment *segments, const Scalars *scalars, const u32 *owners, u32 first,
+                                           u32 end, double *moved) {
     // Descriptions are read from global memory once for each run of a segment's chunks: loads in the inner loop would be
     // traffic beside the tensors'.
     __shared__ Segment segments_of_warps[THREADS / 32];
@@ -264,16 +287,60 @@ extern "C" __global__ void __launch_bounds__(THREADS, 6)
             copy_by_warp(t, segments[segment]);
             copy_by_warp(s, scalars[segment]);
         }
-        if (s.flags & SKIP) continue;
+        if (s.flags & SKIP) {
+            if (MEASURED && lane_id() == 0) moved[c] = 0.0;
+            continue;
+        }
         const u64 from = (c - t.first_chunk) * CHUNK;
         const bool plain = t.plain;
+        float squares;
         switch (s.rule) {
-        case SGD: plain ? chunk_of<DESCENT, true>(t, s, from) : chunk_of<DESCENT, false>(t, s, from); break;
+        case SGD:
+            squares = plain ? chunk_of<DESCENT, true, MEASURED>(t, s, from) : chunk_of<DESCENT, false, MEASURED>(t, s, from);
+            break;
         case ADAMW:
-        case ADAGRAD: plain ? chunk_of<ADAPTIVE, true>(t, s, from) : chunk_of<ADAPTIVE, false>(t, s, from); break;
-        default: plain ? chunk_of<TRUST_REGION, true>(t, s, from) : chunk_of<TRUST_REGION, false>(t, s, from);
+        case ADAGRAD:
+            squares = plain ? chunk_of<ADAPTIVE, true, MEASURED>(t, s, from) : chunk_of<ADAPTIVE, false, MEASURED>(t, s, from);
+            break;
+        default:
+            squares = plain ? chunk_of<TRUST_REGION, true, MEASURED>(t, s, from)
+                            : chunk_of<TRUST_REGION, false, MEASURED>(t, s, from);
+        }
+        if (MEASURED) {
+            double sum = (double)squares;
+            for (u32 d = 16; d > 0; d /= 2) sum = __dadd_rn(sum, __shfl_xor_sync(~0u, sum, d));
+            if (lane_id() == 0) moved[c] = sum;
         }
     }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 6)
+    elementwise(const Segment *segments, const Scalars *scalars, const u32 *owners, u32 first, u32 end) {
+    all_chunks<false>(segments, scalars, owners, first, end, nullptr);
+}
+
+// A kernel of its own: what is not measured costs nothing.
+extern "C" __global__ void __launch_bounds__(THREADS, 5) elementwise_measured(const Segment *segments, const Scalars *scalars,
+                                                                              const u32 *owners, u32 first, u32 end,
+                                                                              double *moved) {
+    all_chunks<true>(segments, scalars, owners, first, end, moved);
+}
+
+// What the groups moved by: 256 lanes add up the chunks of each. `elements`: of the group, with a gradient. By one block.
+extern "C" __global__ void __launch_bounds__(LANES) measure(const Range *chunks, const double *elements, u32 groups,
+                                                            const double *moved, Status *status) {
+    __shared__ double sums[LANES];
+    double *out = (double *)(status + 1) + (status->steps - 1) % ENTRIES * (groups + 1);
+    for (u32 g = 0; g < groups; g++) {
+        const Range range = chunks[g];
+        double sum = 0.0;
+#pragma unroll 8
+        for (u32 c = threadIdx.x; c < range.count; c += LANES) sum = __dadd_rn(sum, moved[range.first + c]);
+        const double total = total_of_lanes(sums, sum);
+        if (threadIdx.x == 0) out[g] = elements[g] > 0.0 ? __dsqrt_rn(__ddiv_rn(total, elements[g])) : 0.0;
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) ((u64 *)out)[groups] = status->steps;
 }
 
 // --- norms ---------------------------------------------------------------------------------------------------------

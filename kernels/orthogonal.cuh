@@ -51,6 +51,7 @@ struct __align__(16) Job {
     u8 symmetric;  // tiles above the diagonal are mirrored
     u8 guards;
     u8 pad;
+    u32 first_moved;  // of the last product: what its tiles moved by
 };
 static_assert(sizeof(Job) == 112, "the host writes 112 bytes a product");
 

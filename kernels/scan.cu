@@ -197,51 +197,86 @@ extern "C" __global__ void __launch_bounds__(LANES) gather(const Matrix *matrice
 
 const u32 DECIDERS = 1024;
 
+// Halves of `decide`. Between them a caller may reduce the scalars over several cards.
+const u32 ADD_UP = 1, DECIDE = 2;
+
+// The largest of all threads' numbers, in every thread.
+__device__ __forceinline__ double most_of_block(double *shared, double mine) {
+    for (u32 d = 16; d > 0; d /= 2) mine = fmax(mine, __shfl_xor_sync(~0u, mine, d));
+    __syncthreads();
+    if (lane_id() == 0) shared[threadIdx.x / 32] = mine;
+    __syncthreads();
+    for (u32 w = 0; w < DECIDERS / 32; w++) mine = fmax(mine, shared[w]);
+    return mine;
+}
+
 // The step's decision, by one block of 1,024 threads.
-extern "C" __global__ void __launch_bounds__(DECIDERS) decide(const Matrix *matrices, u32 count, const Gathered *gathered,
+extern "C" __global__ void __launch_bounds__(DECIDERS, 1) decide(const Matrix *matrices, u32 count, const Gathered *gathered,
                                                            const Range *parameters, u32 parameter_count,
-                                                           const Control *control, Status *status) {
+                                                           const Control *control, Status *status, u32 halves) {
     const Group *groups = (const Group *)(control + 1);
     __shared__ double sums[LANES];
     __shared__ u32 bad_parameter, large_parameter;
     if (threadIdx.x == 0) bad_parameter = large_parameter = NOWHERE;
     __syncthreads();
-    double sum = 0.0;
-    if (threadIdx.x < LANES)
-#pragma unroll 8
-        for (u32 i = threadIdx.x; i < count; i += LANES) sum = __dadd_rn(sum, gathered[i].squares);
+    // A parameter's largest gradient, and what its state takes in of it before it is clipped and the loss scale divided out.
+    auto largest_of = [&](u32 p, double &limit) {
+        const Range range = parameters[p];
+        float largest = 0.0f, held = 0.0f;
+        for (u32 i = range.first; i < range.first + range.count; i++)
+            largest = fmaxf(largest, gathered[i].largest), held = fmaxf(held, gathered[i].held);
+        const Group &g = groups[range.count ? matrices[range.first].group : 0];
+        limit = g.rule == ADAGRAD ? __dsqrt_rn(__dsub_rn(g.limit, (double)held)) : g.limit;
+        return (double)largest;
+    };
+    auto share_of = [&](u32 p) {
+        double limit;
+        const double largest = largest_of(p, limit);
+        return __ddiv_rn(largest, limit);
+    };
+    const bool scans = control->scans;
 #pragma unroll 4
     for (u32 i = threadIdx.x; i < count; i += DECIDERS)
         if (gathered[i].bad != ~0ull || gathered[i].bad_previous != ~0ull) atomicMin(&bad_parameter, matrices[i].parameter);
-    const double total = total_of_lanes(sums, sum);
-    const double norm = __ddiv_rn(__dsqrt_rn(total), control->loss_scale);
+    double squares, found, too_large = 0.0;
+    if (halves & ADD_UP) {
+        double sum = 0.0;
+        if (threadIdx.x < LANES)
+#pragma unroll 8
+            for (u32 i = threadIdx.x; i < count; i += LANES) sum = __dadd_rn(sum, gathered[i].squares);
+        squares = total_of_lanes(sums, sum);
+        found = scans && bad_parameter != NOWHERE ? 1.0 : 0.0;
+        if (scans) {
+#pragma unroll 4
+            for (u32 p = threadIdx.x; p < parameter_count; p += DECIDERS) too_large = fmax(too_large, share_of(p));
+            too_large = most_of_block(sums, too_large);
+        }
+    } else {
+        squares = status->squares, found = status->found, too_large = status->too_large;
+        __syncthreads();
+    }
+    if (!(halves & DECIDE)) {
+        if (threadIdx.x == 0) status->squares = squares, status->found = found, status->too_large = too_large;
+        return;
+    }
+    const double norm = __ddiv_rn(__dsqrt_rn(squares), control->loss_scale);
     double clip = 1.0;
     if (control->clips) {
         const double ratio = __ddiv_rn(control->max_grad_norm, __dadd_rn(norm, 1e-6));
         clip = ratio > 1.0 ? 1.0 : ratio;
     }
     const double factor = __ddiv_rn(clip, control->loss_scale);
-    // A parameter's largest gradient, and what its state takes in.
-    auto room = [&](u32 p, double &value, double &limit) {
-        const Range range = parameters[p];
-        float largest = 0.0f, held = 0.0f;
-        for (u32 i = range.first; i < range.first + range.count; i++)
-            largest = fmaxf(largest, gathered[i].largest), held = fmaxf(held, gathered[i].held);
-        const Group &g = groups[range.count ? matrices[range.first].group : 0];
-        value = __dmul_rn((double)largest, factor);
-        limit = g.rule == ADAGRAD ? __dsqrt_rn(__dsub_rn(g.limit, (double)held)) : g.limit;
-        return !(value > limit);
-    };
-    double value = 0.0, limit = 0.0;
-    if (control->scans)
-#pragma unroll 4
+    // What was made of the scalars may be anything: a number is asked for, not that there be no NaN.
+    const bool bad = scans && !(found == 0.0 && isfinite(squares));
+    const bool large = scans && !bad && !(__dmul_rn(too_large, factor) <= 1.0);
+    if (large)
         for (u32 p = threadIdx.x; p < parameter_count; p += DECIDERS)
-            if (!room(p, value, limit)) atomicMin(&large_parameter, p);
+            if (__dmul_rn(share_of(p), factor) > 1.0) atomicMin(&large_parameter, p);
     __syncthreads();
     if (threadIdx.x > 0) return;
     Entry e = {};
     e.norm = norm, e.clip = clip;
-    if (control->scans && bad_parameter != NOWHERE) {
+    if (bad && bad_parameter != NOWHERE) {
         e.verdict = NON_FINITE, e.parameter = bad_parameter;
         // Its own gradient comes before the previous one.
         const Range range = parameters[bad_parameter];
@@ -261,9 +296,11 @@ extern "C" __global__ void __launch_bounds__(DECIDERS) decide(const Matrix *matr
                      of_previous->columns, of_previous->previous_stride, false, v);
         }
         e.bad = v[0];
-    } else if (control->scans && large_parameter != NOWHERE) {
+    } else if (large && large_parameter != NOWHERE) {
         e.verdict = OVERFLOW, e.parameter = large_parameter;
-        room(large_parameter, e.value, e.limit);
+        e.value = __dmul_rn(largest_of(large_parameter, e.limit), factor);
+    } else if (bad || large) {
+        e.verdict = ELSEWHERE;
     }
     conclude(*status, e, factor);
 }

@@ -18,15 +18,16 @@ struct Lists {
     Progress *progress;
     Traces *traces;
     Status *status;  // of a whole step
+    double *moved;   // the squares of what tiles moved by, where steps measure that
 };
 
 const u32 PITCH = 72;  // floats of a row of a quarter in shared memory: rows 4 apart lie in other banks
 const u32 OWN = STRIP * PITCH * 4;  // a warp's part of shared memory after the products
 static_assert(4 * OWN <= PRODUCT_SHARED && OWN >= 2 * SQUARE_BYTES, "epilogues take the place of the stages");
 
-// Decay, scale and update of N elements with their direction.
+// Decay, scale and update of N elements with their direction. Returns the squares of what they moved by.
 template <u32 N>
-__device__ __forceinline__ void update_elements(const Row &row, const Scalars &s, u32 column, bool lmo_first, float (&u)[N]) {
+__device__ __forceinline__ float update_elements(const Row &row, const Scalars &s, u32 column, bool lmo_first, float (&u)[N]) {
     const Segment &t = *row.segment;
     const u64 at = row.start + column;
     const bool low = t.type_full == LOW, full = t.full, random = s.flags & STOCHASTIC;
@@ -47,37 +48,45 @@ __device__ __forceinline__ void update_elements(const Row &row, const Scalars &s
     } else {
         get<N>(t.visible, t.type_visible, at, w.x);
     }
+    float before[N];
+    for (u32 i = 0; i < N; i++) before[i] = w.x[i];
     Scalars given = s;
     given.flags |= NORMALISED;
     given.first = given.second = given.inverse = 1.0f;  // the direction is one already
     apply(given, w);
+    float squares = 0.0f;
+    for (u32 i = 0; i < N; i++) squares = add(squares, mul(sub(w.x[i], before[i]), sub(w.x[i], before[i])));
     if (low) {
         Raw high, rest;
         split<N>(w.x, high, rest);
         put_bits<N>(t.visible, BF16, at, high);
         put_bits<N>(t.full, BF16, at, rest);
-        return;
+        return squares;
     }
     if (full) put<N>(t.full, t.type_full, at, w.x, dither(false, 0));
     if (s.flags & EXTRAPOLATED)
         put<N>(t.visible, t.type_visible, at, w.y, dither(false, 0));
     else
         put<N>(t.visible, t.type_visible, at, w.x, dither(random && !full, 0));
+    return squares;
 }
 
-// A quarter of the last product updates its part of the parameter.
+// A quarter of the last product updates its part of the parameter. Returns the squares of what it moved by.
 template <u32 N>
-__device__ __forceinline__ void update_quarter(const float *own, const Lists &l, const Job &job, const Quarter &q) {
+__device__ __forceinline__ double update_quarter(const float *own, const Lists &l, const Job &job, const Quarter &q) {
     const Orthogonal &o = l.orthogonals[job.orthogonal];
     const Matrix &m = l.matrices[o.matrix];
     const Scalars s = l.scalars[m.first_segment];
+    double squares = 0.0;
     for (u32 i = threadIdx.x % 32; i < STRIP * STRIP / N; i += 32) {
         const u32 row = i / (STRIP / N), column = i % (STRIP / N) * N;
         if (q.row + row >= job.m || q.column + column >= job.n) continue;
         float u[N];
         for (u32 k = 0; k < N; k++) u[k] = own[row * PITCH + column + k];
-        update_elements<N>(Row(l.segments, m, q.row + row), s, q.column + column, o.lmo_first, u);
+        squares += update_elements<N>(Row(l.segments, m, q.row + row), s, q.column + column, o.lmo_first, u);
     }
+    for (u32 d = 16; d > 0; d /= 2) squares = __dadd_rn(squares, __shfl_xor_sync(~0u, squares, d));
+    return squares;
 }
 
 // Whether the squares of the result stay within their limit, from the traces of r, r^2, r^3 and r^4: with the singular values
@@ -140,6 +149,7 @@ __device__ __forceinline__ void tile_of(const Lists &l, const Job &job, u32 tile
     }
     u8 *const own = shared + threadIdx.x / 32 * OWN;
     Traces traces = {};
+    double moved = 0.0;
     if (q.there) {
         combine<HALF>(sums, job, q, own, traces);
         if (job.d) {
@@ -152,9 +162,18 @@ __device__ __forceinline__ void tile_of(const Lists &l, const Job &job, u32 tile
             });
             __syncwarp();
             if (l.orthogonals[job.orthogonal].groups)
-                update_quarter<FOUR>(floats, l, job, q);
+                moved = update_quarter<FOUR>(floats, l, job, q);
             else
-                update_quarter<1>(floats, l, job, q);
+                moved = update_quarter<1>(floats, l, job, q);
+        }
+    }
+    if (l.moved && !job.d) {
+        __shared__ double of_warps[THREADS / 32];
+        if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = moved;
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            for (u32 w = 1; w < THREADS / 32; w++) moved = __dadd_rn(moved, of_warps[w]);
+            l.moved[job.first_moved + tile] = moved;
         }
     }
     if (job.guards) {
@@ -226,8 +245,9 @@ __device__ __forceinline__ void run(const Lists &l, const Tile *tiles, u32 first
             next.job = l.jobs[next.tile.job];
             next.number = number_of(next.job, next.tile);
             // The last product of a matrix whose iteration has failed is left to the safe one.
-            next.there = !is_skipped(l, l.orthogonals[next.job.orthogonal]) &&
-                         (next.job.d || !l.progress[next.job.orthogonal].failed);
+            const bool skipped = is_skipped(l, l.orthogonals[next.job.orthogonal]);
+            next.there = !skipped && (next.job.d || !l.progress[next.job.orthogonal].failed);
+            if (skipped && l.moved && !next.job.d) l.moved[next.job.first_moved + next.number] = 0.0;
         } else {
             next.matrix = first;
             take(l, first + count, next);
@@ -249,8 +269,8 @@ __device__ __forceinline__ void run(const Lists &l, const Tile *tiles, u32 first
 
 #define LISTS                                                                                                     \
     const Job *jobs, const Orthogonal *orthogonals, const Matrix *matrices, const Segment *segments,              \
-        const Scalars *scalars, Progress *progress, Traces *traces, Status *status
-#define GIVEN {jobs, orthogonals, matrices, segments, scalars, progress, traces, status}
+        const Scalars *scalars, Progress *progress, Traces *traces, Status *status, double *moved
+#define GIVEN {jobs, orthogonals, matrices, segments, scalars, progress, traces, status, moved}
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     product_bf16(LISTS, const Tile *tiles, u32 first, u32 count) {

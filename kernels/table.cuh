@@ -96,7 +96,8 @@ struct __align__(16) Group {
 };
 static_assert(sizeof(Group) == 64, "the host writes 64 bytes a group");
 
-enum Verdict : u32 { APPLIED = 0, NON_FINITE = 1, OVERFLOW = 2 };
+// ELSEWHERE: what the caller made of the scalars refuses the step, and nothing here does.
+enum Verdict : u32 { APPLIED = 0, NON_FINITE = 1, OVERFLOW = 2, ELSEWHERE = 3 };
 
 // What became of a step: an entry of the ring that the host reads.
 struct __align__(16) Entry {
@@ -115,14 +116,22 @@ struct __align__(16) Entry {
 static_assert(sizeof(Entry) == 96, "the host reads 96 bytes an entry");
 const u32 ENTRIES = 64;
 
+// The root mean square of what each group's parameters moved by is a double for each group behind the ring, with the step
+// as the last word, for each entry of the ring: where steps measure it.
+
 // What the device keeps from step to step.
 struct __align__(16) Status {
     u64 steps, applied, skipped;
     double factor;  // on this step's gradients: clipping, and the loss scale divided out
     u32 apply;
-    u32 pad[7];
+    u32 pad;
+    // What a step is decided from. The caller may have reduced them over several cards since `decide` wrote them.
+    double squares;    // of all gradients, where they are clipped
+    double found;      // 1 where one is not finite, else 0
+    double too_large;  // the most that a gradient is of what its state takes in
     Entry ring[ENTRIES];
 };
+static_assert(sizeof(Status) == 64 + ENTRIES * sizeof(Entry), "the host knows where the ring begins");
 
 // What one step of one segment needs, rounded once from double as the reference does.
 struct __align__(16) Scalars {

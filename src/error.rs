@@ -87,6 +87,15 @@ pub enum Error {
         /// Largest one that is accepted.
         limit: f64,
     },
+    /// The scalars that a step was decided from, reduced over ranks ([`crate::ScanScalars`]), refuse it, and this rank's own
+    /// gradients do not. Nothing was changed.
+    #[error(
+        "step {step}: a gradient of another rank is not finite, or too large for its state; nothing was changed"
+    )]
+    RefusedElsewhere {
+        /// The 1-based step that was refused.
+        step: u64,
+    },
     /// A step or a load that cannot be done in the optimizer's present state. Nothing was changed.
     #[error("{0}; nothing was changed")]
     Step(String),

@@ -55,7 +55,11 @@ pub use driver::{DeviceInfo, Driver};
 pub use error::{Error, Result};
 pub use group::{Group, Master, Rounding, Splits, StateDtype};
 pub use images::{IMAGES, Image, NVRTC_VERSION};
-pub use optimizer::{AnyTensor, Builder, NonFinite, Optimizer, Parameter, StepOptions, StepReport};
+#[cfg(feature = "cuda")]
+pub use optimizer::DeviceScalars;
+pub use optimizer::{
+    AnyTensor, Builder, NonFinite, Optimizer, Parameter, ScanScalars, StepOptions, StepReport,
+};
 pub use plan::{ParameterSpec, Plan, Precision};
 pub use tensor::{Dtype, Element, Storage, Tensor};
 

@@ -141,6 +141,27 @@ fn bytes_are_those_of_the_roofline_and_accesses_are_sixteen_bytes_wide() {
     }
 }
 
+/// Measuring what groups move by adds a hundredth to the bytes at most, and a few instructions an element.
+#[test]
+fn what_groups_move_by_costs_less_than_a_hundredth_of_the_bytes() {
+    let emulator = emulator();
+    for (group, bytes) in [("algorithm = \"lion\"", 10.0), ("algorithm = \"adamw\"", 14.0)] {
+        let group = format!("{group}\nstate_dtype = \"bf16\"");
+        let run = |options: &str| step(&emulator, options, &group, Dtype::Bf16, Dtype::Bf16, &[N]);
+        let plain = run("nonfinite = \"propagate\"");
+        let measured = run("nonfinite = \"propagate\"\nupdate_rms = true");
+        assert!(!plain.contains_key("elementwise_measured") && !measured.contains_key("elementwise"));
+        let moved = |name: &str| measured[name].moved as f64 / N as f64;
+        let all = moved("elementwise_measured") + moved("measure");
+        let lanes = |k: &Counted| k.lane_instructions as f64 / N as f64;
+        let (before, after) = (lanes(&plain["elementwise"]), lanes(&measured["elementwise_measured"]));
+        println!("{group:?}: {all:.3} B/element, {before:.1} -> {after:.1} lane instructions");
+        assert!(all < 1.01 * bytes, "{all}");
+        assert!(after < before + 6.0, "{before} -> {after}");
+        assert!(measured.values().all(|kernel| kernel.launches == 1), "{measured:?}");
+    }
+}
+
 #[test]
 fn the_scan_reads_gradients_once() {
     let emulator = emulator();

@@ -618,3 +618,35 @@ fn set_algorithm_changes_newton_schulz() {
     assert_ne!(run(muon(2), None), run(muon(5), None));
     assert_eq!(run(muon(2), Some(muon(5))), run(muon(5), None));
 }
+
+/// What groups move by is the difference of before and after, for elementwise rules and for matrices.
+#[test]
+fn what_groups_move_by() {
+    for algorithm in [Algorithm::lion(), Algorithm::adamw(), Algorithm::muon(), Algorithm::nsgd()] {
+        let shapes = [[40, 60], [7, 300]];
+        let values = |seed: usize| (0..2400).map(move |i| ((i * 37 + seed) % 101) as f32 / 50.0 - 1.0);
+        let tensor = |seed: usize, shape: &[usize; 2]| {
+            let values: Vec<f32> = values(seed).take(shape[0] * shape[1]).collect();
+            Tensor::from_vec(values, shape).expect("it fits")
+        };
+        let data: Vec<Tensor> = shapes.iter().map(|s| tensor(3, s)).collect();
+        let parameters =
+            (0..2).map(|i| Parameter::new(format!("p{i}"), data[i].clone()).grad(tensor(50 + i, &shapes[i])));
+        let group = |name: &str, params: &str| {
+            Group::new(name, algorithm.clone()).lr(0.01).weight_decay(0.1).params([params])
+        };
+        let mut optimizer = Optimizer::builder(Device::Cpu)
+            .groups([group("a", "p1"), group("b", "*")])
+            .update_rms(true)
+            .register(parameters)
+            .expect("legal");
+        let before: Vec<Vec<f64>> = data.iter().map(Tensor::to_vec_f64).collect();
+        let found = optimizer.step().expect("a step").update_rms.expect("measured");
+        for (group, parameter) in [(0, 1), (1, 0)] {
+            let after = data[parameter].to_vec_f64();
+            let squares = after.iter().zip(&before[parameter]).map(|(a, b)| (a - b) * (a - b));
+            let expected = (squares.sum::<f64>() / after.len() as f64).sqrt();
+            assert!(expected > 1e-4 && (found[group] / expected - 1.0).abs() < 1e-5, "{found:?} {expected}");
+        }
+    }
+}

@@ -35,12 +35,19 @@ fn products_cost_what_the_planner_says() {
             let before = counts(kernel);
             directions(DEVICE, &config(name), &[matrix]);
             let after = counts(kernel);
-            let of = |key: &str| after.pointer(key).and_then(Value::as_u64).unwrap_or(0)
-                - before.pointer(key).and_then(Value::as_u64).unwrap_or(0);
+            let of = |key: &str| {
+                after.pointer(key).and_then(Value::as_u64).unwrap_or(0)
+                    - before.pointer(key).and_then(Value::as_u64).unwrap_or(0)
+            };
             let spec = NewtonSchulz { method, dtype: Some(dtype), ..NewtonSchulz::default() };
             let planned = Program::new(&spec, rows, columns).executed_flops(rows, columns);
-            println!("{kernel} {rows} x {columns}: {} {}, {} conflicts in {}", of("/tensor_flops"), planned,
-                of("/shared/bank_conflicts"), of("/shared_accesses"));
+            println!(
+                "{kernel} {rows} x {columns}: {} {}, {} conflicts in {}",
+                of("/tensor_flops"),
+                planned,
+                of("/shared/bank_conflicts"),
+                of("/shared_accesses")
+            );
             assert_eq!(of("/tensor_flops"), planned, "{name}, {rows} x {columns}");
             assert_eq!(of("/shared/bank_conflicts"), 0, "{name}, {rows} x {columns}");
         }
@@ -48,6 +55,7 @@ fn products_cost_what_the_planner_says() {
 }
 
 fn counts(kernel: &str) -> Value {
-    let all: Value = orthant::cuda::counters().map_or(Value::Null, |text| serde_json::from_str(&text).expect("JSON"));
+    let all: Value =
+        orthant::cuda::counters().map_or(Value::Null, |text| serde_json::from_str(&text).expect("JSON"));
     all.pointer(&format!("/kernels/{kernel}")).cloned().unwrap_or_default()
 }

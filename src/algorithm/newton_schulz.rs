@@ -228,7 +228,11 @@ impl NewtonSchulz {
         // Nearly square matrices have small singular values, where it is less accurate (192 x 192 Gaussian with Polar Express:
         // an error of 3e-2 against 1.5e-3): a few percent are not worth that.
         let worth_it = gram < 0.85 * standard;
-        if self.dtype == Some(NsDtype::F16) && accurate && worth_it { NsMethod::Gram } else { NsMethod::Standard }
+        if self.dtype == Some(NsDtype::F16) && accurate && worth_it {
+            NsMethod::Gram
+        } else {
+            NsMethod::Standard
+        }
     }
 
     /// Largest absolute value that the composed map takes on singular values in [0, 1]; every output singular value

@@ -320,6 +320,7 @@ fn json(optimizer: &Optimizer, reports: &[StepReport]) -> String {
                 "updated": r.updated,
                 "without_gradient": r.without_gradient,
                 "grad_norm": r.grad_norm,
+                "update_rms": r.update_rms,
                 "non_finite": r.non_finite,
                 "orthogonalise_fallbacks": r.orthogonalise_fallbacks,
             })

@@ -18,6 +18,11 @@ pub(crate) fn control_bytes(groups: usize) -> usize {
     size_of::<Control>() + groups * size_of::<GroupEntry>()
 }
 
+/// Bytes behind the ring of what groups moved by: for each entry, a number for each group and the step.
+pub(crate) fn moved_bytes(groups: usize) -> usize {
+    8 * ENTRIES as usize * (groups + 1)
+}
+
 /// Control blocks in pinned memory. Each copy to the card reads a slot of its own, so a step that waits in its stream never
 /// sees the values of a later one.
 #[derive(Debug)]
@@ -126,9 +131,10 @@ impl Ring {
 }
 
 /// What became of a step.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Outcome {
-    Known(Entry),
+    /// With what each group moved by, where steps measure that.
+    Known(Entry, Option<Vec<f64>>),
     /// It was done so long ago that later steps have taken its place in the ring.
     Forgotten,
 }
@@ -137,6 +143,8 @@ pub(crate) enum Outcome {
 #[derive(Debug)]
 pub(crate) struct Journal {
     pinned: Pinned,
+    /// Of groups that steps measure.
+    measured: Option<usize>,
     submitted: u64,
     seen: u64,
     /// Steps known to be done because somebody waited.
@@ -144,9 +152,10 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    pub fn new(context: &Context) -> Result<Self> {
-        let pinned = Pinned::new(context, STATUS_BYTES)?;
-        Ok(Self { pinned, submitted: 0, seen: 0, waited: 0 })
+    /// `measured`: the number of groups, where steps measure what they move by.
+    pub fn new(context: &Context, measured: Option<usize>) -> Result<Self> {
+        let pinned = Pinned::new(context, STATUS_BYTES + measured.map_or(0, moved_bytes))?;
+        Ok(Self { pinned, measured, submitted: 0, seen: 0, waited: 0 })
     }
 
     /// Adds the copy to a step.
@@ -198,7 +207,8 @@ impl Journal {
             let words: [u64; size_of::<Entry>() / 8] = self.pinned.words(at);
             let entry: Entry = bytemuck::cast(words);
             if entry.step == step && seal == step {
-                out.push(Outcome::Known(entry));
+                let Some(moved) = self.moved(step) else { break };
+                out.push(Outcome::Known(entry, moved));
             } else if entry.step > step {
                 out.push(Outcome::Forgotten);
             } else {
@@ -208,5 +218,21 @@ impl Journal {
             self.seen = step;
         }
         out
+    }
+
+    /// What the groups moved by in a step, where that is measured; nothing at all where it is not there yet.
+    fn moved(&self, step: u64) -> Option<Option<Vec<f64>>> {
+        let Some(groups) = self.measured else { return Some(None) };
+        let at = STATUS_BYTES + 8 * ((step - 1) % ENTRIES) as usize * (groups + 1);
+        let [seal] = self.pinned.words(at + 8 * groups);
+        std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
+        if seal != step {
+            return None;
+        }
+        let word = |group: usize| {
+            let [bits] = self.pinned.words(at + 8 * group);
+            f64::from_bits(bits)
+        };
+        Some(Some((0..groups).map(word).collect()))
     }
 }

@@ -69,6 +69,8 @@ pub(crate) struct Table {
     pub parameters: Vec<Range>,
     /// The segment of each chunk, group by group; a segment's chunks follow one another.
     pub owners: Vec<u32>,
+    /// Whether steps measure what groups move by: then chunks do not depend on where buffers begin.
+    pub measured: bool,
 }
 
 /// A group's entry in the control block; none if its algorithm has no kernels.
@@ -152,7 +154,7 @@ impl Table {
                     at(buffers.slot(&[Slot::Variance])),
                     at(buffers.slot(&[Slot::VarianceMax])),
                 ];
-                let shift = boundary(&all);
+                let shift = boundary(&all).filter(|&shift| shift == 0 || !self.measured);
                 let wide = all.iter().any(|(_, code, _)| *code == F32);
                 self.segments.push(Segment {
                     visible: all[0].0,

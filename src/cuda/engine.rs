@@ -16,6 +16,7 @@ use super::layout::{Layout, Tables};
 use super::memory::DeviceBuffer;
 use super::order::Streams;
 use super::stream::Stream;
+use super::table::{FOUND, SQUARES};
 use crate::algorithm::{Rule, Slot};
 use crate::error::{Error, Result};
 use crate::group::{Group, Hyperparameters};
@@ -26,6 +27,8 @@ use crate::tensor::Dtype;
 
 mod launches;
 mod transfer;
+
+pub(crate) use launches::Part;
 
 const LOST: &str = "What is on the card may be half of a step; the last checkpoint is intact";
 
@@ -48,7 +51,7 @@ pub(crate) struct Engine {
     tables_changed: bool,
     ring: Ring,
     journal: Journal,
-    /// Of the whole step, then of each group.
+    /// Of the whole step and its two halves, then of each group.
     graphs: Vec<Option<Graph>>,
     decides: bool,
     captured: Captured,
@@ -69,23 +72,6 @@ enum Captured {
     OutOfDate,
 }
 
-/// Which part of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
-    All,
-    Group(usize),
-}
-
-impl Part {
-    /// The group that it is the part of, if not of all.
-    pub fn group(self) -> Option<usize> {
-        match self {
-            Self::All => None,
-            Self::Group(group) => Some(group),
-        }
-    }
-}
-
 impl Engine {
     /// Whether a stream is being captured.
     pub fn is_capturing(&self, stream: &Stream) -> Result<bool> {
@@ -100,22 +86,24 @@ impl Engine {
         bindings: impl Fn(usize) -> (Buffer, Option<Buffer>, Option<Buffer>),
         seed: u64,
     ) -> Result<Self> {
+        let measured = options.update_rms;
         let layout = Layout::new(plan, options)?;
         let (stream, streams) = (Stream::new(context)?, Streams::new(context)?);
         let buffers_at = |base: u64| -> Vec<Buffers> {
             (0..plan.parameters.len()).map(|i| layout.buffers(base, i, bindings(i))).collect()
         };
         // Sizes do not depend on where state lies: it begins at 256-byte boundaries.
-        let sizes = Tables::new(plan, &layout, &buffers_at(0), 0, seed);
+        let sizes = Tables::new(plan, &layout, &buffers_at(0), 0, seed, measured);
         let wanted = layout.bytes(&sizes);
         let state = allocate(context, plan, &layout, wanted, 0)?;
         let work = allocate(context, plan, &layout, wanted, 1)?;
         let tables_memory = allocate(context, plan, &layout, wanted, 2)?;
         let strips = allocate(context, plan, &layout, wanted, 3)?;
-        let tables = Tables::new(plan, &layout, &buffers_at(state.address()), strips.address(), seed);
+        let tables =
+            Tables::new(plan, &layout, &buffers_at(state.address()), strips.address(), seed, measured);
         let ring = Ring::new(context, plan.groups.len())?;
-        let journal = Journal::new(context)?;
-        let graphs = std::iter::repeat_with(|| None).take(1 + plan.groups.len()).collect();
+        let journal = Journal::new(context, measured.then_some(plan.groups.len()))?;
+        let graphs = std::iter::repeat_with(|| None).take(3 + plan.groups.len()).collect();
         let decides = options.decides();
         context.kernels()?;
         let lost = OnceLock::new();
@@ -259,7 +247,7 @@ impl Engine {
             None
         };
         let at = strips.as_ref().unwrap_or(&self.strips).address();
-        let tables = Tables::new(plan, &layout, &buffers, at, self.seed);
+        let tables = Tables::new(plan, &layout, &buffers, at, self.seed, self.tables.measured.is_some());
         if strips.is_none() && tables.shape() == self.tables.shape() {
             // Work that was given before may still read the old ones.
             (self.tables, self.layout) = (tables, layout);
@@ -343,7 +331,7 @@ impl Engine {
             self.wait_and_forget()?;
         }
         let to = self.work_at(self.layout.control);
-        let countable = part == Some(Part::All) && self.captured == Captured::No;
+        let countable = part.is_some_and(|part| part.group().is_none()) && self.captured == Captured::No;
         let step = countable.then(|| self.journal.submitted() + 1);
         let (at, tables) = (self.tables_memory.address(), self.tables_changed.then_some(&self.tables.bytes));
         let (ring, streams) = (&mut self.ring, &mut self.streams);
@@ -388,14 +376,17 @@ impl Engine {
             self.streams.given(stream);
             let given = self.context.run(&during, || self.enqueue(part, stream.raw(), None));
             if given.is_err() {
-                // Part of a step must not become a graph: to wait for a stream ends its capture with an error.
-                let _ = self.context.run(&during, || api::synchronize_stream(stream.raw()));
+                self.spoil_capture(stream);
             }
             self.note(given)?;
             self.captured = Captured::Fits;
             return Ok(true);
         }
         self.prepare_graph(part, &during)?;
+        if part == Part::Scan {
+            // What could fail later fails now.
+            self.prepare_graph(Part::Rest, &during)?;
+        }
         // Whatever becomes of the rest, what is written now may be under way.
         self.streams.given(stream);
         self.publish(Some(part), stream)?;
@@ -404,10 +395,21 @@ impl Engine {
         // One call: either all of the step is given, or nothing is.
         self.note(hot(&self.context, stream, &during, || api::launch_graph(graph, stream.raw())))?;
         self.streams.given(stream);
-        if part == Part::All {
+        if part.concludes() {
             self.journal.submit();
         }
         Ok(false)
+    }
+
+    /// Part of a step must not become a graph: to wait for a stream ends its capture with an error.
+    pub fn spoil_capture(&self, stream: &Stream) {
+        let _ = self.context.run("", || api::synchronize_stream(stream.raw()));
+    }
+
+    /// Where the scalars lie that a step is decided from: the sum of squares, and behind it two of which the larger counts.
+    pub fn scalars(&self) -> (u64, u64) {
+        let status = self.work_at(self.layout.status);
+        (status + SQUARES as u64, status + FOUND as u64)
     }
 
     /// Captures what a step does.
@@ -491,7 +493,9 @@ fn hot<T>(
 fn index_of(part: Part) -> usize {
     match part {
         Part::All => 0,
-        Part::Group(group) => group + 1,
+        Part::Scan => 1,
+        Part::Rest => 2,
+        Part::Group(group) => group + 3,
     }
 }
 

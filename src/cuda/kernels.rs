@@ -44,6 +44,8 @@ impl Drop for Module {
 pub(crate) struct Kernels {
     pub prepare: Kernel,
     pub elementwise: Kernel,
+    pub elementwise_measured: Kernel,
+    pub measure: Kernel,
     pub adopt: Kernel,
     pub norms: Kernel,
     pub radii: Kernel,
@@ -84,6 +86,8 @@ impl Kernels {
         Ok(Self {
             prepare: of(&elementwise, "prepare", 128)?,
             elementwise: of(&elementwise, "elementwise", 128)?,
+            elementwise_measured: of(&elementwise, "elementwise_measured", 128)?,
+            measure: of(&elementwise, "measure", 256)?,
             adopt: of(&elementwise, "adopt", 128)?,
             norms: of(&elementwise, "norms", 128)?,
             radii: of(&elementwise, "radii", 256)?,

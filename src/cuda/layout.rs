@@ -3,7 +3,7 @@
 
 use bytemuck::Pod;
 
-use super::control::control_bytes;
+use super::control::{control_bytes, moved_bytes};
 use super::elementwise::{Buffer, Buffers, Table};
 use super::engine::Part;
 use super::orthogonal::{Launches, Orthogonals, Strips};
@@ -29,6 +29,8 @@ pub(crate) struct Layout {
     /// Offsets in the work space.
     pub control: usize,
     pub status: usize,
+    /// Bytes of it, with what groups moved by where steps measure that.
+    pub status_bytes: usize,
     fixed: usize,
     /// What is orthogonalised, and the allocation for it.
     pub schedule: Schedule,
@@ -55,8 +57,10 @@ impl Layout {
         let status = up(control_bytes(plan.groups.len()));
         let schedule = Schedule::new(plan, options.max_workspace)?;
         let strips = Strips::new(&schedule);
-        let fixed = status + up(STATUS_BYTES);
-        Ok(Self { slots, state_bytes: at, control: 0, status, fixed, schedule, strips })
+        let measured = options.update_rms;
+        let status_bytes = STATUS_BYTES + if measured { moved_bytes(plan.groups.len()) } else { 0 };
+        let fixed = status + up(status_bytes);
+        Ok(Self { slots, state_bytes: at, control: 0, status, status_bytes, fixed, schedule, strips })
     }
 
     /// The same with other orthogonalisations.
@@ -156,16 +160,35 @@ pub(crate) struct Tables {
     pub found_at: usize,
     pub gathered_at: usize,
     pub squares_at: usize,
+    /// Where steps measure what groups move by: their chunks and numbers of elements in the tables, and the sums of chunks in
+    /// the work space.
+    pub measured: Option<Measured>,
     group_chunks: Vec<Range>,
     normalised: Normalised,
     cohorts: Vec<Launches>,
     strips: Strips,
 }
 
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Measured {
+    pub chunks: usize,
+    pub elements: usize,
+    pub moved_at: usize,
+    /// Sums: of chunks, then of tiles of last products.
+    pub count: u32,
+}
+
 impl Tables {
-    /// `strips`: where the allocation that products work in begins.
-    pub fn new(plan: &Plan, layout: &Layout, buffers: &[Buffers], strips: u64, seed: u64) -> Self {
-        let mut table = Table::default();
+    /// `strips`: where the allocation that products work in begins. `measured`: whether steps measure what groups move by.
+    pub fn new(
+        plan: &Plan,
+        layout: &Layout,
+        buffers: &[Buffers],
+        strips: u64,
+        seed: u64,
+        measured: bool,
+    ) -> Self {
+        let mut table = Table { measured, ..Table::default() };
         let mut matrices = Matrices::default();
         for (planned, buffers) in plan.parameters.iter().zip(buffers) {
             let group = plan.group_of(planned);
@@ -201,6 +224,7 @@ impl Tables {
             found_at: 0,
             gathered_at: 0,
             squares_at: 0,
+            measured: None,
             group_chunks,
             normalised,
             cohorts: orthogonals.cohorts,
@@ -210,13 +234,37 @@ impl Tables {
         this.found_at = this.scalars_at + up(SCALARS_BYTES * table.segments.len());
         this.gathered_at = this.found_at + up(FOUND_BYTES * matrices.tasks.len());
         this.squares_at = this.gathered_at + up(GATHERED_BYTES * matrices.matrices.len());
+        if measured {
+            let mut elements = vec![0.0f64; plan.groups.len()];
+            for segment in table.segments.iter().filter(|segment| segment.gradient != 0) {
+                elements[segment.group as usize] += segment.numel as f64;
+            }
+            // Behind the chunks come tiles of last products.
+            let mut chunks = this.group_chunks.clone();
+            for cohort in &this.cohorts {
+                let range = &mut chunks[cohort.group];
+                if range.count == 0 {
+                    range.first = this.chunk_count + cohort.moved.first;
+                }
+                range.count += cohort.moved.count;
+            }
+            this.measured = Some(Measured {
+                chunks: append(&mut bytes, &chunks),
+                elements: append(&mut bytes, &elements),
+                moved_at: this.squares_at + up(8 * this.normalised.tasks.len()),
+                count: this.chunk_count + orthogonals.moved,
+            });
+        }
         this.bytes = bytes;
         this
     }
 
     fn end_of_work(&self, fixed: usize) -> usize {
         debug_assert_eq!(fixed, self.scalars_at);
-        self.squares_at + up(8 * self.normalised.tasks.len())
+        match self.measured {
+            Some(measured) => measured.moved_at + up(8 * measured.count as usize),
+            None => self.squares_at + up(8 * self.normalised.tasks.len()),
+        }
     }
 
     /// Everything that launches depend on: tables of equal shape may take each other's place.
@@ -226,12 +274,16 @@ impl Tables {
         (self.bytes.len(), counts, &self.group_chunks, self.squares_at, &self.cohorts, self.strips)
     }
 
+    pub fn group_count(&self) -> u32 {
+        self.group_chunks.len() as u32
+    }
+
     /// The chunks of a part of a step.
     pub fn chunks_of(&self, part: Part) -> Range {
         match part {
-            // Those of groups with kernels of their own come behind.
-            Part::All => Range { first: 0, count: self.group_chunks.iter().map(|range| range.count).sum() },
             Part::Group(group) => self.group_chunks[group],
+            // Those of groups with kernels of their own come behind.
+            _ => Range { first: 0, count: self.group_chunks.iter().map(|range| range.count).sum() },
         }
     }
 
@@ -244,8 +296,8 @@ impl Tables {
     pub fn normalised_of(&self, part: Part) -> (Range, Range) {
         let all = |count: usize| Range { first: 0, count: count as u32 };
         match part {
-            Part::All => (all(self.normalised.which.len()), all(self.normalised.tasks.len())),
             Part::Group(group) => self.normalised.groups[group],
+            _ => (all(self.normalised.which.len()), all(self.normalised.tasks.len())),
         }
     }
 }

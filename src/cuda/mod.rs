@@ -98,12 +98,14 @@ pub fn launches(plan: &Plan, options: &StepOptions) -> Result<u32> {
     // strips, products, and what the guard sends elsewhere.
     let scan = if options.decides() { 3 } else { 0 };
     let norms = if plan.parameters.iter().any(normalised) { 2 } else { 0 };
-    let elementwise = plan.parameters.iter().any(|p| {
-        p.numel() > 0 && schedule::spectral(plan.group_of(p).algorithm().rule()).is_none()
-    });
+    let elementwise = plan
+        .parameters
+        .iter()
+        .any(|p| p.numel() > 0 && schedule::spectral(plan.group_of(p).algorithm().rule()).is_none());
     let schedule = Schedule::new(plan, options.max_workspace)?;
     let cohorts: usize = schedule.cohorts.iter().map(|cohort| 3 + cohort.launches.len()).sum();
-    Ok(1 + scan + norms + u32::from(elementwise) + cohorts as u32)
+    let measure = u32::from(options.update_rms);
+    Ok(1 + scan + norms + u32::from(elementwise) + measure + cohorts as u32)
 }
 
 /// Bytes of device memory that an optimizer of this plan holds beside the tensors: state, work space, tables. Exact for
@@ -126,7 +128,7 @@ pub fn device_bytes(plan: &Plan, options: &StepOptions) -> Result<[usize; 3]> {
             layout.buffers(0, i, (tensor, None, None))
         })
         .collect();
-    let tables = layout::Tables::new(plan, &layout, &buffers, 0, options.seed);
+    let tables = layout::Tables::new(plan, &layout, &buffers, 0, options.seed, options.update_rms);
     let [state, work, tables, strips] = layout.bytes(&tables);
     Ok([state, work + strips, tables])
 }

@@ -5,8 +5,8 @@ use super::scan::Matrices;
 use super::table::{Job, Orthogonal, PROGRESS_BYTES, Range, TRACES_BYTES, Task, Tile, form};
 use crate::algorithm::Slot;
 use crate::plan::Plan;
-use crate::schedule::{Cohort, Extents, Form, Item, Place, Product, Program, Schedule};
 use crate::schedule::spectral;
+use crate::schedule::{Cohort, Extents, Form, Item, Place, Product, Program, Schedule};
 
 /// Where everything lies in the allocation that products work in. Its size depends on shapes alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub(crate) struct Orthogonals {
     /// Tiles of 64 x 64 of all matrices.
     pub looks: Vec<Task>,
     pub cohorts: Vec<Launches>,
+    /// Tiles of last products, which say what they move by.
+    pub moved: u32,
 }
 
 /// What is launched for a cohort.
@@ -56,6 +58,8 @@ pub(crate) struct Launches {
     pub phases: Vec<Range>,
     /// Tiles of the longest launch of the safe iteration.
     pub widest: u32,
+    /// The tiles of its last products, among those of all.
+    pub moved: Range,
 }
 
 impl Orthogonals {
@@ -73,6 +77,7 @@ impl Orthogonals {
         for cohort in &schedule.cohorts {
             let arena = base + (strips.arena + cohort.begins.bytes) as u64;
             let first = this.matrices.len();
+            let first_moved = this.moved;
             let first_look = this.looks.len();
             // The jobs of each item's program.
             let mut first_jobs = vec![];
@@ -84,8 +89,11 @@ impl Orthogonals {
                 let Some((spec, lmo_first)) = spectral(group.algorithm().rule()) else { continue };
                 let bound = 1.25 * spec.sigma_bound();
                 let limit = bound * bound * item.view.rows.min(item.view.columns) as f64;
+                let moved = this.moved;
                 let job = |product: &Product, first_tile: u32| {
-                    make_job(product, item, cohort, (arena, &safe), index, limit as f32, first_tile)
+                    let made =
+                        make_job(product, item, cohort, (arena, &safe), index, limit as f32, first_tile);
+                    Job { first_moved: moved, ..made }
                 };
                 first_jobs.push(this.jobs.len() as u32);
                 this.jobs.extend(item.program.products.iter().map(|product| job(product, 0)));
@@ -98,6 +106,8 @@ impl Orthogonals {
                     widest = widest.max(made.tiles);
                     this.jobs.push(made);
                 }
+                // The last product of either iteration.
+                this.moved += this.jobs.last().map_or(0, |job| job.tiles);
                 let squares = item.squares() as u32;
                 this.matrices.push(Orthogonal {
                     strips: arena + item.at(Place::Input, &safe) as u64,
@@ -134,6 +144,7 @@ impl Orthogonals {
                 looks: range(first_look, this.looks.len()),
                 phases,
                 widest,
+                moved: range(first_moved as usize, this.moved as usize),
             });
         }
         this
@@ -154,7 +165,8 @@ fn make_job(
     let at = |place: Place| arena + item.at(place, safe) as u64;
     let (a, b) = if swapped { (product.b, product.a) } else { (product.a, product.b) };
     let [first, second] = product.added;
-    let added = |term: Option<(f64, Place)>| term.map_or((0.0, 0), |(factor, place)| (factor as f32, at(place)));
+    let added =
+        |term: Option<(f64, Place)>| term.map_or((0.0, 0), |(factor, place)| (factor as f32, at(place)));
     let ((beta, c), (beta2, c2)) = (added(first), added(second));
     Job {
         a: at(a),
@@ -183,7 +195,8 @@ fn make_job(
         symmetric: symmetric.into(),
         guards: product.guard.is_some().into(),
         pad: 0,
-        more: [0; 2],
+        first_moved: 0,
+        more: 0,
     }
 }
 

@@ -163,6 +163,10 @@ pub(crate) const STATUS_BYTES: usize = RING + ENTRIES as usize * size_of::<Entry
 /// Verdicts beside 0, applied.
 pub(crate) const NON_FINITE: u32 = 1;
 pub(crate) const OVERFLOW: u32 = 2;
+pub(crate) const ELSEWHERE: u32 = 3;
+/// Where the scalars lie there that a step is decided from: f64 to be added up over ranks, and two of which the larger counts.
+pub(crate) const SQUARES: usize = 40;
+pub(crate) const FOUND: usize = 48;
 
 /// A gradient and what is added to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
@@ -230,7 +234,8 @@ pub(crate) struct Job {
     pub symmetric: u8,
     pub guards: u8,
     pub pad: u8,
-    pub more: [u32; 2],
+    pub first_moved: u32,
+    pub more: u32,
 }
 
 /// A tile of a product.

@@ -55,6 +55,7 @@ impl Optimizer {
     }
 
     fn check_accumulate(&self, scale: f64) -> Result<()> {
+        self.check_no_scan("accumulate")?;
         if !scale.is_finite() || !(scale as f32).is_finite() {
             return Err(Error::Step(format!("accumulate: scale = {scale} is not legal; it must be finite")));
         }

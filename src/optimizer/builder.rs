@@ -136,6 +136,13 @@ impl Builder {
         self
     }
 
+    /// Measures what each group's parameters move by in every step ([`StepReport::update_rms`](super::StepReport::update_rms)).
+    #[must_use]
+    pub fn update_rms(mut self, measured: bool) -> Self {
+        self.options.update_rms = measured;
+        self
+    }
+
     /// Compute type. Without it: f64 when any parameter is stored in f64, else f32.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::builder::Parameter;
 use super::{AnyTensor, NonFinite, Step, StepOptions, StepReport};
 use crate::algorithm::Slot;
-use crate::cuda::table::{ENTRIES, Entry, NON_FINITE, OVERFLOW};
+use crate::cuda::table::{ELSEWHERE, ENTRIES, Entry, NON_FINITE, OVERFLOW};
 use crate::cuda::{Accumulation, Buffer, Context, DeviceBuffer, Engine, Outcome, Part, Stream};
 use crate::error::{Error, Result};
 use crate::group::{Group, Hyperparameters};
@@ -14,9 +14,11 @@ use crate::plan::Plan;
 use crate::reference::State;
 use crate::tensor::Storage;
 
+mod halves;
 mod methods;
 mod mirror;
 
+use halves::Open;
 use mirror::{Mirror, bindings, bindings_with, check_places, no_room};
 
 /// An engine, and what it needs to work for host tensors.
@@ -45,6 +47,8 @@ pub(super) struct Card {
     /// The same of the latest step: for replays of a caller's graph, of which nobody says that they were given.
     latest: StepReport,
     captured: bool,
+    /// The first half of a step that was given without the second.
+    open: Option<Open>,
 }
 
 impl Card {
@@ -87,6 +91,7 @@ impl Card {
             given: VecDeque::new(),
             latest: StepReport::default(),
             captured: false,
+            open: None,
         };
         if on_host {
             for (i, parameter) in parameters.iter().enumerate() {
@@ -204,6 +209,16 @@ impl Card {
 
     /// Gives a step, or a part of one, to a stream. The error of a refused step before comes first.
     pub fn submit(&mut self, step: &Step<'_>, part: Part, stream: &Stream, report: StepReport) -> Result<()> {
+        let given = self.give(step, part, stream, report);
+        let captured = self.open.as_ref().is_some_and(|open| open.captured);
+        if captured && matches!(given, Err(Error::Driver { .. } | Error::DeviceLost { .. })) {
+            self.engine.spoil_capture(stream);
+        }
+        given
+    }
+
+    fn give(&mut self, step: &Step<'_>, part: Part, stream: &Stream, report: StepReport) -> Result<()> {
+        let part = self.half_of(part, stream)?;
         self.collect();
         // To wait for a stream that is being captured would end its capture.
         if self.given.len() as u64 >= ENTRIES && !self.engine.is_capturing(stream)? {
@@ -211,18 +226,22 @@ impl Card {
             self.engine.wait()?;
             self.collect();
         }
-        if let Some(error) = self.next_refusal() {
+        // The other ranks go on with a step that was begun: this one is told with the next.
+        if part != Part::Rest
+            && let Some(error) = self.next_refusal()
+        {
             return Err(error);
         }
         let captured = self.engine.submit(part, stream)?;
+        if part == Part::Scan {
+            self.open = Some(Open { stream: stream.clone(), captured });
+            return Ok(());
+        }
+        self.open = None;
         self.note_given(part, captured, report);
         if !self.all_started {
             for &i in step.present {
-                let concerned = match part {
-                    Part::All => true,
-                    Part::Group(group) => step.plan.parameters[i].group == group,
-                };
-                self.started[i] |= concerned;
+                self.started[i] |= part.group().is_none_or(|group| step.plan.parameters[i].group == group);
             }
             self.all_started = self.started.iter().all(|started| *started);
         }
@@ -299,17 +318,21 @@ impl Card {
                 value: entry.value,
                 limit: entry.limit,
             },
+            ELSEWHERE => Error::RefusedElsewhere { step: number },
             _ => return Ok(StepReport { applied: true, ..report }),
         };
         match self.options.nonfinite {
-            NonFinite::Skip => Ok(StepReport { non_finite: Some(name()), updated: 0, ..report }),
+            NonFinite::Skip => {
+                let non_finite = (entry.verdict != ELSEWHERE).then(name);
+                Ok(StepReport { non_finite, updated: 0, update_rms: None, ..report })
+            }
             _ => Err(refused),
         }
     }
 
     /// What a whole step's report will say is kept until its outcome is known.
     fn note_given(&mut self, part: Part, captured: bool, report: StepReport) {
-        if part != Part::All {
+        if !part.concludes() {
             return;
         }
         // The value is the card's to tell.
@@ -325,8 +348,9 @@ impl Card {
         for outcome in self.engine.outcomes() {
             // Replays come in between: which step is whose is not known then.
             let given = self.given.pop_front().filter(|_| !self.captured);
-            if let Outcome::Known(entry) = outcome {
-                let outcome = self.conclude(&entry, given.unwrap_or_else(|| self.latest.clone()));
+            if let Outcome::Known(entry, update_rms) = outcome {
+                let given = given.unwrap_or_else(|| self.latest.clone());
+                let outcome = self.conclude(&entry, StepReport { update_rms, ..given });
                 self.outcomes.push_back(outcome);
             }
         }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::builder::Parameter;
-use super::{AnyTensor, NonFinite, Step, StepReport};
+use super::{AnyTensor, NonFinite, ScanScalars, Step, StepReport};
 use crate::algorithm::{Rule, Slot};
 use crate::error::{Error, Result};
 use crate::group::StateDtype;
@@ -23,6 +23,8 @@ pub(super) struct Cpu {
     parameters: Vec<Bound>,
     pub steps: u64,
     pub skipped: u64,
+    /// The look at all gradients of a step that has yet to be decided.
+    pub open: Option<Box<Scanned>>,
 }
 
 /// A parameter's tensors.
@@ -38,12 +40,29 @@ fn largest_value(storage: &Storage) -> f64 {
 }
 
 /// What a look at all gradients found.
-struct Scanned {
+#[derive(Debug)]
+pub(super) struct Scanned {
     bad: Option<Error>,
     /// Of the gradients as they are, times the loss scale.
     norm: f64,
-    /// (parameter, largest absolute value).
-    largest: Vec<(usize, f64)>,
+    scalars: ScanScalars,
+    largest: Vec<Largest>,
+}
+
+/// The largest absolute value of a parameter's gradient, and what its state takes in.
+#[derive(Debug)]
+struct Largest {
+    parameter: usize,
+    value: f64,
+    limit: f64,
+}
+
+impl Largest {
+    /// What it is of what the state takes in; nothing where that cannot be said.
+    fn share(&self) -> f64 {
+        let share = self.value / self.limit;
+        if share.is_nan() { 0.0 } else { share }
+    }
 }
 
 /// Newton-Schulz of each group of the trust-region family.
@@ -55,10 +74,23 @@ fn methods(plan: &Plan) -> Vec<Option<Orthogonaliser>> {
     plan.groups.iter().map(method).collect()
 }
 
+/// What each group moved by, of the sums of its parameters' chunks.
+fn update_rms(step: &Step<'_>, moved: &[Vec<f64>]) -> Vec<f64> {
+    let parameters = &step.plan.parameters;
+    let group = |group: usize| {
+        let present = step.present.iter().filter(|&&i| parameters[i].group == group);
+        let elements: usize = present.map(|&i| parameters[i].numel()).sum();
+        let of_group = parameters.iter().zip(moved).filter(|(planned, _)| planned.group == group);
+        let sum = reference::reduce::add_by_lanes(of_group.flat_map(|(_, moved)| moved.iter().copied()));
+        if elements > 0 { (sum / elements as f64).sqrt() } else { 0.0 }
+    };
+    (0..step.plan.groups.len()).map(group).collect()
+}
+
 impl Cpu {
     pub fn new(plan: &Plan, parameters: &[Parameter], states: Vec<State>) -> Result<Self> {
         let methods = methods(plan);
-        let mut cpu = Self { methods, states, parameters: vec![], steps: 0, skipped: 0 };
+        let mut cpu = Self { methods, states, parameters: vec![], steps: 0, skipped: 0, open: None };
         cpu.bind(plan, parameters)?;
         Ok(cpu)
     }
@@ -90,43 +122,65 @@ impl Cpu {
     }
 
     pub fn step(&mut self, step: &Step<'_>, report: StepReport) -> Result<StepReport> {
+        if self.open.is_some() {
+            let reason = "step: a scan is open: give its scalars to step_with, or forget_scan";
+            return Err(Error::Step(reason.into()));
+        }
+        self.step_with(step, None, report)
+    }
+
+    /// The first half of a step.
+    pub fn scan_open(&mut self, step: &Step<'_>) -> ScanScalars {
+        let scanned = match step.plan.precision {
+            Precision::F32 => self.scan::<f32>(step),
+            Precision::F64 => self.scan::<f64>(step),
+        };
+        self.open.insert(Box::new(scanned)).scalars
+    }
+
+    /// A step, or the second half of one.
+    pub fn step_with(
+        &mut self,
+        step: &Step<'_>,
+        scalars: Option<ScanScalars>,
+        report: StepReport,
+    ) -> Result<StepReport> {
         match step.plan.precision {
-            Precision::F32 => self.step_in::<f32>(step, report),
-            Precision::F64 => self.step_in::<f64>(step, report),
+            Precision::F32 => self.step_in::<f32>(step, scalars, report),
+            Precision::F64 => self.step_in::<f64>(step, scalars, report),
         }
     }
 
-    fn step_in<T: Real>(&mut self, step: &Step<'_>, mut report: StepReport) -> Result<StepReport> {
+    fn step_in<T: Real>(
+        &mut self,
+        step: &Step<'_>,
+        scalars: Option<ScanScalars>,
+        mut report: StepReport,
+    ) -> Result<StepReport> {
         let options = step.options;
         let mut clip = 1.0;
-        let scanning = options.nonfinite != NonFinite::Propagate;
-        if scanning || options.max_grad_norm.is_some() {
-            let Scanned { bad, norm, largest } = self.scan::<T>(step);
-            let norm = norm / options.loss_scale;
+        if options.decides() {
+            let scanned = self.open.take().unwrap_or_else(|| Box::new(self.scan::<T>(step)));
+            // The root of what is reduced; of what is not, the range is that of f64.
+            let norm = scalars.map_or(scanned.norm, |s| s.squares.sqrt()) / options.loss_scale;
             report.grad_norm = options.max_grad_norm.map(|_| norm);
-            if let Some(bad) = bad.filter(|_| scanning) {
-                return self.refuse(options.nonfinite, bad, report);
-            }
-            if scanning && !norm.is_finite() {
-                return Err(Error::Step("step: the global gradient norm is beyond the range of f64".into()));
-            }
-            if let Some(max) = options.max_grad_norm {
-                // f64::min would swallow a NaN norm under `propagate`.
-                let ratio = max / (norm + 1e-6);
-                clip = if ratio > 1.0 { 1.0 } else { ratio };
-            }
-            let overflow = self.overflow::<T>(step, &largest, clip / options.loss_scale);
-            if let Some(overflow) = overflow.filter(|_| scanning) {
-                return self.refuse(options.nonfinite, overflow, report);
+            match self.decide(step, *scanned, scalars, norm) {
+                Ok(factor) => clip = factor,
+                Err(cause) => return self.refuse(options.nonfinite, cause, report),
             }
         }
+        // Parameters without a gradient keep their places in the sums' order.
+        let chunks = |planned| if options.update_rms { reference::chunks(planned) } else { 0 };
+        let chunks = step.plan.parameters.iter().map(|planned| vec![0.0; chunks(planned)]);
+        let mut moved: Vec<Vec<f64>> = chunks.collect();
         let works = step
             .plan
             .parameters
             .iter()
             .zip(&self.parameters)
             .zip(&mut self.states)
-            .filter_map(|((planned, parameter), state)| {
+            .zip(&mut moved)
+            .filter_map(|(((planned, parameter), state), moved)| {
                 Some(Work {
                     planned,
                     group: &step.plan.groups[planned.group],
@@ -136,13 +190,59 @@ impl Cpu {
                     gradient: parameter.grad.as_ref()?,
                     previous: parameter.prev_grad.as_ref(),
                     state,
+                    moved: options.update_rms.then_some(moved.as_mut_slice()),
                 })
             })
             .collect();
         report.orthogonalise_fallbacks = reference::step::<T>(works, clip / options.loss_scale, options.seed);
+        report.update_rms = options.update_rms.then(|| update_rms(step, &moved));
         report.applied = true;
         self.steps += 1;
         Ok(report)
+    }
+
+    /// The factor that clips, or why the step is refused.
+    fn decide(
+        &self,
+        step: &Step<'_>,
+        scanned: Scanned,
+        scalars: Option<ScanScalars>,
+        norm: f64,
+    ) -> Result<f64> {
+        let options = step.options;
+        let scanning = options.nonfinite != NonFinite::Propagate;
+        let number = self.steps + self.skipped + 1;
+        let reduced = scalars.is_some();
+        let scalars = scalars.unwrap_or(scanned.scalars);
+        // What was made of the scalars may be anything: a number is asked for, not that there be no NaN.
+        if scanning && scalars.found != 0.0 {
+            return Err(scanned.bad.unwrap_or(Error::RefusedElsewhere { step: number }));
+        }
+        if scanning && !norm.is_finite() {
+            let reason = "step: the global gradient norm is beyond the range of f64";
+            let own = Error::Step(reason.into());
+            return Err(if reduced { Error::RefusedElsewhere { step: number } } else { own });
+        }
+        let mut clip = 1.0;
+        if let Some(max) = options.max_grad_norm {
+            // f64::min would swallow a NaN norm under `propagate`.
+            let ratio = max / (norm + 1e-6);
+            clip = if ratio > 1.0 { 1.0 } else { ratio };
+        }
+        let factor = clip / options.loss_scale;
+        let fits = |share: f64| share * factor <= 1.0;
+        if scanning && !fits(scalars.too_large) {
+            let own = scanned.largest.iter().find(|own| !fits(own.share()));
+            return Err(own.map_or(Error::RefusedElsewhere { step: number }, |own| {
+                Error::GradientOverflow {
+                    step: number,
+                    parameter: step.plan.parameters[own.parameter].spec.name.clone(),
+                    value: own.value * factor,
+                    limit: own.limit,
+                }
+            }));
+        }
+        Ok(clip)
     }
 
     /// The policy's answer to a gradient that cannot be used: the error, or a skipped step.
@@ -153,6 +253,11 @@ impl Cpu {
                 Error::NonFiniteGradient { parameter, .. } | Error::GradientOverflow { parameter, .. },
             ) => {
                 report.non_finite = Some(parameter);
+                report.updated = 0;
+                self.skipped += 1;
+                Ok(report)
+            }
+            (NonFinite::Skip, Error::RefusedElsewhere { .. }) => {
                 report.updated = 0;
                 self.skipped += 1;
                 Ok(report)
@@ -189,7 +294,8 @@ impl Cpu {
             if let Some(own) = own.as_ref().filter(|_| with_norm) {
                 squares[i].clone_from(&own.squares);
             }
-            largest.push((i, own.iter().chain(&previous).map(|s| s.largest).fold(0.0, f64::max)));
+            let value = own.iter().chain(&previous).map(|s| s.largest).fold(0.0, f64::max);
+            largest.push(Largest { parameter: i, value, limit: self.limit::<T>(step, i) });
             let first = own.into_iter().chain(previous).find_map(|s| s.non_finite);
             if let (Some((index, value)), None) = (first, &bad) {
                 bad = Some(Error::NonFiniteGradient {
@@ -200,32 +306,30 @@ impl Cpu {
                 });
             }
         }
-        Scanned { bad, norm: reference::reduce::total_norm(&squares.concat()), largest }
+        let scanning = step.options.nonfinite != NonFinite::Propagate;
+        let squares = squares.concat();
+        let (norm, squares) =
+            (reference::reduce::total_norm(&squares), reference::reduce::total_squares(&squares));
+        let found = f64::from(u8::from(scanning && bad.is_some()));
+        let shares = largest.iter().filter(|_| scanning).map(Largest::share);
+        let too_large = shares.fold(0.0, f64::max);
+        Scanned { bad, norm, scalars: ScanScalars { squares, found, too_large }, largest }
     }
 
-    /// The first gradient that its algorithm's state cannot take in once `factor` is applied.
-    fn overflow<T: Real>(&self, step: &Step<'_>, largest: &[(usize, f64)], factor: f64) -> Option<Error> {
-        largest.iter().find_map(|&(i, value)| {
-            let planned = &step.plan.parameters[i];
-            let group = step.plan.group_of(planned);
-            let narrow = group.state_dtype == StateDtype::Bf16;
-            let max = if narrow { half::bf16::MAX.to_f64() } else { T::max_value().to_f64() };
-            // AdaGrad adds to what it has.
-            let held = match group.algorithm.rule() {
-                Rule::AdaGrad(_) => {
-                    let sums = self.states[i].slots.iter().filter(|(slot, _)| *slot == Slot::Variance);
-                    sums.map(|(_, s)| largest_value(s)).fold(0.0, f64::max)
-                }
-                _ => 0.0,
-            };
-            let limit = group.algorithm.gradient_limit(max - held);
-            (value * factor > limit).then(|| Error::GradientOverflow {
-                step: self.steps + self.skipped + 1,
-                parameter: planned.spec.name.clone(),
-                value: value * factor,
-                limit,
-            })
-        })
+    /// The largest gradient that a parameter's state takes in.
+    fn limit<T: Real>(&self, step: &Step<'_>, parameter: usize) -> f64 {
+        let group = step.plan.group_of(&step.plan.parameters[parameter]);
+        let narrow = group.state_dtype == StateDtype::Bf16;
+        let max = if narrow { half::bf16::MAX.to_f64() } else { T::max_value().to_f64() };
+        // AdaGrad adds to what it has.
+        let held = match group.algorithm.rule() {
+            Rule::AdaGrad(_) => {
+                let sums = self.states[parameter].slots.iter().filter(|(slot, _)| *slot == Slot::Variance);
+                sums.map(|(_, s)| largest_value(s)).fold(0.0, f64::max)
+            }
+            _ => 0.0,
+        };
+        group.algorithm.gradient_limit(max - held)
     }
 
     /// Whether a parameter has taken a step.

@@ -17,6 +17,7 @@ mod builder;
 mod card;
 mod cpu;
 mod memory;
+mod scan;
 mod step;
 
 pub use builder::{Builder, Parameter};
@@ -25,6 +26,9 @@ use builder::{check_gradients, copy_converted};
 use card::Card;
 use cpu::Cpu;
 pub use memory::AnyTensor;
+#[cfg(feature = "cuda")]
+pub use scan::DeviceScalars;
+pub use scan::ScanScalars;
 use step::Roster;
 pub(crate) use step::Step;
 pub use step::{NonFinite, StepOptions, StepReport};
@@ -82,7 +86,7 @@ impl Optimizer {
     ///
     /// With tensors in host memory the step is done when this returns, on every device. With tensors on a card it has been
     /// given to the builder's stream, nothing is waited for, and the report says only that: what became of it is for
-    /// [`status`](Self::status).
+    /// [`status`](Self::status). After [`scan`](Self::scan) it is the rest of that step.
     ///
     /// # Errors
     /// [`Error::NoGradients`], [`Error::NonFiniteGradient`] under [`NonFinite::Error`], [`Error::GradientOverflow`]
@@ -194,6 +198,7 @@ impl Optimizer {
     /// there was none), illegal values; nothing changes then.
     pub fn set_algorithm(&mut self, group: &str, algorithm: Algorithm) -> Result<()> {
         let i = self.find_group(group)?;
+        self.check_no_scan("set_algorithm")?;
         let mut changed = self.plan.groups[i].clone();
         let before = std::mem::replace(&mut changed.algorithm, algorithm);
         if !before.is_compatible(&changed.algorithm) {
@@ -218,6 +223,7 @@ impl Optimizer {
     pub fn set_max_grad_norm(&mut self, max: Option<f64>) -> Result<()> {
         let options = StepOptions { max_grad_norm: max, ..self.options };
         options.validate()?;
+        self.check_no_scan("set_max_grad_norm")?;
         self.check_device()?;
         self.options = options;
         self.control_changed()
@@ -301,6 +307,7 @@ impl Optimizer {
         gradients: impl IntoIterator<Item = (S, Option<T>)>,
         bind: impl Fn(&mut Parameter, Option<AnyTensor>),
     ) -> Result<()> {
+        self.check_no_scan("binding other gradients")?;
         let index: HashMap<&str, usize> =
             self.parameters.iter().enumerate().map(|(i, p)| (p.name.as_str(), i)).collect();
         let mut parameters = self.parameters.clone();
@@ -459,6 +466,7 @@ impl Optimizer {
     /// [`Error::File`] listing every damaged, missing, extra or unfitting entry; nothing changes then.
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         self.check_device()?;
+        self.check_no_scan("load")?;
         // `train_point` would put the points of another run beside the loaded state.
         if !self.shelved.is_empty() {
             let reason = "load: the buffers show the iterates (eval_point); call train_point first";

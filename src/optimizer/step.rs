@@ -28,6 +28,8 @@ pub struct StepOptions {
     pub loss_scale: f64,
     /// Policy for non-finite gradients.
     pub nonfinite: NonFinite,
+    /// Whether steps measure what each group's parameters move by ([`StepReport::update_rms`]). In force at registration.
+    pub update_rms: bool,
     /// Seed of stochastic rounding. It is not stored in checkpoints: a resumed run needs the same one.
     pub seed: u64,
     /// Bytes of work space for orthogonalisations on a card. They are done in turns that keep within it; which does not change
@@ -37,7 +39,14 @@ pub struct StepOptions {
 
 impl Default for StepOptions {
     fn default() -> Self {
-        Self { max_grad_norm: None, loss_scale: 1.0, nonfinite: NonFinite::default(), seed: 0, max_workspace: None }
+        Self {
+            max_grad_norm: None,
+            loss_scale: 1.0,
+            nonfinite: NonFinite::default(),
+            update_rms: false,
+            seed: 0,
+            max_workspace: None,
+        }
     }
 }
 
@@ -72,8 +81,13 @@ pub struct StepReport {
     pub without_gradient: usize,
     /// Global gradient norm before clipping and without the loss scale, where clipping is on.
     pub grad_norm: Option<f64>,
-    /// First parameter whose gradient is not finite, or too large for its state, when the step was skipped for it.
+    /// First parameter whose gradient is not finite, or too large for its state, when the step was skipped for it. None when
+    /// it was skipped for another rank's ([`ScanScalars`](crate::ScanScalars)).
     pub non_finite: Option<String>,
+    /// Of each group, in their order: the root mean square of what the elements of its parameters moved by, decay included and
+    /// before they were rounded to the parameter's type; 0 for a group without gradients. In steps that were applied, where
+    /// [`StepOptions::update_rms`] asks for it.
+    pub update_rms: Option<Vec<f64>>,
     /// Orthogonalisations that left their bound and were redone with the safe iteration.
     pub orthogonalise_fallbacks: usize,
     /// Micro-batches accumulated since the step before.

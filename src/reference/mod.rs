@@ -53,6 +53,8 @@ pub(crate) struct Work<'a> {
     pub gradient: &'a Tensor,
     pub previous: Option<&'a Tensor>,
     pub state: &'a mut State,
+    /// Where the squares of what it moves by go, by chunks of its matrices, where they are asked for.
+    pub moved: Option<&'a mut [f64]>,
 }
 
 /// First non-finite element, size and norm of a gradient.
@@ -165,7 +167,7 @@ fn row_major_gradient(gradient: &Tensor, body: impl FnOnce(&Storage, usize)) {
 }
 
 fn elementwise_step<T: Real>(work: Work<'_>, scale: f64, seed: u64) {
-    let Work { planned, group, hyper, parameter, gradient, previous, state, .. } = work;
+    let Work { planned, group, hyper, parameter, gradient, previous, state, mut moved, .. } = work;
     let first = state.step == 0;
     state.step += 1;
     let stochastic = dither_key(group, planned, state.step, seed);
@@ -195,6 +197,7 @@ fn elementwise_step<T: Real>(work: Work<'_>, scale: f64, seed: u64) {
                     gradient: Slice::of(gradient, gradient_at + range.start, len),
                     previous: previous_copy.as_ref().map(|p| Slice::of(p, range.start, len)),
                     out: None,
+                    moved: chunks_of(&mut moved, len),
                 };
                 sweep::<T>(&pass, buffers, len);
             }
@@ -233,6 +236,7 @@ fn find_direction<T: Real>(work: &mut Work<'_>, scale: f64, seed: u64) -> (Stora
             gradient: Slice::of(&gradient, 0, len),
             previous: previous.as_ref().map(|p| Slice::of(p, 0, len)),
             out: Some(direction.as_mut_slice()),
+            moved: None,
         };
         sweep(&pass, buffers, len);
     };
@@ -264,7 +268,7 @@ fn find_direction<T: Real>(work: &mut Work<'_>, scale: f64, seed: u64) -> (Stora
 }
 
 fn apply_direction<T: Real>(work: Work<'_>, direction: &Storage, seed: u64) {
-    let Work { planned, group, hyper, parameter, state, .. } = work;
+    let Work { planned, group, hyper, parameter, state, mut moved, .. } = work;
     let Rule::Lmo(lmo) = group.algorithm.rule() else { return };
     let stochastic = dither_key(group, planned, state.step, seed);
     with_row_major(parameter, |visible, visible_at| {
@@ -279,10 +283,21 @@ fn apply_direction<T: Real>(work: Work<'_>, direction: &Storage, seed: u64) {
                 gradient: Slice::of(direction, range.start, range.len()),
                 previous: None,
                 out: None,
+                moved: chunks_of(&mut moved, range.len()),
             };
             sweep(&pass, buffers, range.len());
         }
     });
+}
+
+/// The places of a matrix of so many elements, which come next.
+fn chunks_of<'a>(moved: &mut Option<&'a mut [f64]>, len: usize) -> Option<&'a mut [f64]> {
+    moved.as_mut().and_then(|moved| moved.split_off_mut(..len.div_ceil(sweep::CHUNK)))
+}
+
+/// Chunks of a parameter, whose movements are added up together.
+pub(crate) fn chunks(planned: &PlannedParameter) -> usize {
+    planned.matrices.iter().map(|m| (m.rows * m.columns).div_ceil(sweep::CHUNK)).sum()
 }
 
 /// What stochastic rounding is keyed by, where the group asks for it.

@@ -137,7 +137,7 @@ fn flat_sum_of_squares<T: Real>(values: &[T], factor: f64) -> f64 {
 }
 
 /// Adds what is numbered in order: lane l takes l, l+256, ..., then the lanes pairwise.
-fn add_by_lanes(parts: impl IntoIterator<Item = f64>) -> f64 {
+pub(crate) fn add_by_lanes(parts: impl IntoIterator<Item = f64>) -> f64 {
     let mut lanes = [0.0; LANES];
     for (i, p) in parts.into_iter().enumerate() {
         lanes[i % LANES] += p;
@@ -146,7 +146,7 @@ fn add_by_lanes(parts: impl IntoIterator<Item = f64>) -> f64 {
 }
 
 /// Adds the upper half to the lower half until one number is left. The length is a power of two.
-fn halve(sums: &mut [f64]) -> f64 {
+pub(crate) fn halve(sums: &mut [f64]) -> f64 {
     let mut half = sums.len() / 2;
     while half > 0 {
         let (low, high) = sums.split_at_mut(half);
@@ -203,10 +203,21 @@ pub fn flat_norm<T: Real>(values: &[T]) -> Scaled {
 
 /// The norm of everything whose sums of squares are given, added by lanes. Infinite only beyond the range of f64.
 pub fn total_norm(parts: &[Scaled]) -> f64 {
+    let total = total(parts).root();
+    total.value * 2f64.powi(total.exponent)
+}
+
+/// The sum itself: infinite or 0 where the norm's square is beyond the range of f64.
+pub(crate) fn total_squares(parts: &[Scaled]) -> f64 {
+    let total = total(parts);
+    total.value * 2f64.powi(total.exponent) * 2f64.powi(total.exponent)
+}
+
+fn total(parts: &[Scaled]) -> Scaled {
     let exponent = parts.iter().map(|s| s.exponent).max().unwrap_or(0);
     // Parts of unequal scale are brought to the largest; the factor is a power of two or, far below it, zero.
     let at_scale = |s: &Scaled| s.value * 2f64.powi((2 * (s.exponent - exponent)).max(-1000));
-    add_by_lanes(parts.iter().map(at_scale)).sqrt() * 2f64.powi(exponent)
+    Scaled { value: add_by_lanes(parts.iter().map(at_scale)), exponent }
 }
 
 /// `floor(log2 x)` for positive finite `x`.

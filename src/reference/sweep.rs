@@ -5,13 +5,20 @@
 use rayon::prelude::*;
 
 use super::real::Real;
+use super::reduce;
 use super::rounding::{Dither, DitherKey};
 use super::rules::{self, AdamWStep, Apply};
 use super::streams::{Slice, SliceMut};
 use crate::algorithm::{Estimator, Rule, Slot};
+use crate::tensor::Element;
 
 const BLOCK: usize = 512;
 const TASK: usize = 64 * BLOCK;
+/// Elements whose movements are added up together. A task begins with one.
+pub const CHUNK: usize = 2 * BLOCK;
+/// Elements of a row of a chunk, and lanes that they belong to.
+const ROW: usize = 256;
+const LANES: usize = 32;
 
 /// What is done with each block.
 pub enum Op<'a, T> {
@@ -37,6 +44,8 @@ pub struct Buffers<'a, T> {
     pub previous: Option<Slice<'a>>,
     /// Where an estimate goes.
     pub out: Option<&'a mut [T]>,
+    /// Where the squares of what the elements move by are added up, by chunks of [`CHUNK`].
+    pub moved: Option<&'a mut [f64]>,
 }
 
 /// What every block needs to know.
@@ -66,6 +75,7 @@ pub fn sweep<T: Real>(pass: &Pass<'_, T>, mut buffers: Buffers<'_, T>, len: usiz
             gradient: buffers.gradient.sub(start, n),
             previous: buffers.previous.map(|p| p.sub(start, n)),
             out: buffers.out.as_mut().and_then(|out| out.split_off_mut(..n)),
+            moved: buffers.moved.as_mut().and_then(|moved| moved.split_off_mut(..n.div_ceil(CHUNK))),
         };
         tasks.push((pass.index + start, n, front));
         start += n;
@@ -79,6 +89,7 @@ struct Block<T> {
     y: [T; BLOCK],
     g: [T; BLOCK],
     previous: [T; BLOCK],
+    before: [T; BLOCK],
     momentum: [T; BLOCK],
     variance: [T; BLOCK],
     largest: [T; BLOCK],
@@ -86,8 +97,17 @@ struct Block<T> {
 
 fn run_task<T: Real>(pass: &Pass<'_, T>, mut b: Buffers<'_, T>, index: usize, len: usize) {
     let zero = [T::zero(); BLOCK];
-    let mut w =
-        Block { x: zero, y: zero, g: zero, previous: zero, momentum: zero, variance: zero, largest: zero };
+    let mut w = Block {
+        x: zero,
+        y: zero,
+        g: zero,
+        previous: zero,
+        before: zero,
+        momentum: zero,
+        variance: zero,
+        largest: zero,
+    };
+    let mut lanes = [T::zero(); LANES];
     let dithers: Option<[Dither; 4]> =
         pass.stochastic.map(|key| std::array::from_fn(|buffer| Dither::new(key, buffer as u32)));
     let dither = |buffer: usize| dithers.as_ref().map(|d| &d[buffer]);
@@ -123,7 +143,21 @@ fn run_task<T: Real>(pass: &Pass<'_, T>, mut b: Buffers<'_, T>, index: usize, le
                 Slot::Point | Slot::Master | Slot::Low => {}
             }
         }
+        if b.moved.is_some() {
+            w.before[..n].copy_from_slice(&w.x[..n]);
+        }
         run_block(&pass.op, &mut w, n, extrapolated);
+        if let Some(moved) = &mut b.moved {
+            let first = start % CHUNK;
+            let end = CHUNK.min(len - (start - first));
+            if first == 0 {
+                lanes = [T::zero(); LANES];
+            }
+            add_moved(&mut lanes, &w.x[..n], &w.before[..n], first, end);
+            if first + n == end {
+                moved[start / CHUNK] = reduce::halve(&mut lanes.map(|lane| Element::to_f64(lane)));
+            }
+        }
         if let Some(out) = &mut b.out {
             out[start..start + n].copy_from_slice(&w.g[..n]);
         }
@@ -144,6 +178,17 @@ fn run_task<T: Real>(pass: &Pass<'_, T>, mut b: Buffers<'_, T>, index: usize, le
                 Slot::Low => {}
             }
         }
+    }
+}
+
+/// Adds the squares of what elements from `first` on of a chunk of `len` moved by to its lanes: 8 neighbours of a row of 256
+/// belong to a lane, and those behind the last whole row to one lane each, in turn.
+fn add_moved<T: Real>(lanes: &mut [T; LANES], x: &[T], before: &[T], first: usize, len: usize) {
+    let whole = len / ROW * ROW;
+    for ((e, x), before) in (first..).zip(x).zip(before) {
+        let lane = if e < whole { e % ROW / (ROW / LANES) } else { (e - whole) % LANES };
+        let moved = *x - *before;
+        lanes[lane] += moved * moved;
     }
 }
 

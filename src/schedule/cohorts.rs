@@ -115,8 +115,7 @@ impl Item {
 
     /// Bytes of its work space: the input, and what program and safe iteration need beside it.
     fn bytes(&self, safe: &Program) -> usize {
-        let (longs, squares) =
-            (self.program.longs.max(safe.longs), self.program.squares.max(safe.squares));
+        let (longs, squares) = (self.program.longs.max(safe.longs), self.program.squares.max(safe.squares));
         self.bytes_with(1 + longs, squares)
     }
 
@@ -174,14 +173,25 @@ impl Schedule {
             for (parameter, planned) in plan.parameters.iter().enumerate().filter(|(_, p)| p.group == group) {
                 for (matrix, &view) in planned.matrices.iter().enumerate() {
                     let shape = (view.rows, view.columns);
-                    let program =
-                        programs.entry(shape).or_insert_with(|| Arc::new(Program::new(spec, shape.0, shape.1)));
+                    let program = programs
+                        .entry(shape)
+                        .or_insert_with(|| Arc::new(Program::new(spec, shape.0, shape.1)));
                     let program = program.clone();
-                    items.push(Item { parameter, matrix, view, program, offset: 0, first_square: 0, first_trace: 0 });
+                    items.push(Item {
+                        parameter,
+                        matrix,
+                        view,
+                        program,
+                        offset: 0,
+                        first_square: 0,
+                        first_trace: 0,
+                    });
                 }
             }
             // What takes longest comes first, so that less is left to wait for at the end of a launch.
-            items.sort_by_key(|item| std::cmp::Reverse(item.program.ideal_flops(item.view.rows, item.view.columns)));
+            items.sort_by_key(|item| {
+                std::cmp::Reverse(item.program.ideal_flops(item.view.rows, item.view.columns))
+            });
             let mut cohorts = vec![];
             let mut open: Option<Cohort> = None;
             for item in items {
@@ -192,11 +202,17 @@ impl Schedule {
                         "orthogonalising {} x {} needs {bytes} bytes of work space, and max_workspace is {}",
                         item.view.rows,
                         item.view.columns,
-                        if groups == 1 { limit.to_string() } else { format!("{} for {groups} groups", limit * groups) }
+                        if groups == 1 {
+                            limit.to_string()
+                        } else {
+                            format!("{} for {groups} groups", limit * groups)
+                        }
                     );
                     return Err(Error::parameter(&spec.name, reason));
                 }
-                if let Some(cohort) = open.take_if(|c| c.needs.bytes + bytes > limit.unwrap_or(DEFAULT_WORKSPACE)) {
+                if let Some(cohort) =
+                    open.take_if(|c| c.needs.bytes + bytes > limit.unwrap_or(DEFAULT_WORKSPACE))
+                {
                     cohorts.push(cohort.launched());
                 }
                 open.get_or_insert_with(|| Cohort::new(group, half)).push(item, bytes);
@@ -215,14 +231,24 @@ impl Schedule {
         let items = self.cohorts.iter().flat_map(|cohort| &cohort.items);
         items.fold((0, 0), |(ideal, executed), item| {
             let MatrixView { rows, columns, .. } = item.view;
-            (ideal + item.program.ideal_flops(rows, columns), executed + item.program.executed_flops(rows, columns))
+            (
+                ideal + item.program.ideal_flops(rows, columns),
+                executed + item.program.executed_flops(rows, columns),
+            )
         })
     }
 }
 
 impl Cohort {
     fn new(group: usize, half: bool) -> Self {
-        Self { group, half, items: vec![], launches: vec![], needs: Space::default(), begins: Space::default() }
+        Self {
+            group,
+            half,
+            items: vec![],
+            launches: vec![],
+            needs: Space::default(),
+            begins: Space::default(),
+        }
     }
 
     fn push(&mut self, item: Item, bytes: usize) {

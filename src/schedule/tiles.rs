@@ -62,7 +62,9 @@ impl Extents {
     pub fn tiles(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
         let (down, across) = self.grid();
         let symmetric = self.symmetric;
-        (0..down).flat_map(move |row| (0..if symmetric { row + 1 } else { across }).map(move |column| (row, column)))
+        (0..down).flat_map(move |row| {
+            (0..if symmetric { row + 1 } else { across }).map(move |column| (row, column))
+        })
     }
 
     /// How many there are.

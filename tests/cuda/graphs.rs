@@ -91,7 +91,7 @@ fn thirty_steps_queued_with_a_learning_rate_each() {
 }
 
 /// Makes the card's primary context current for calls of the driver.
-fn driver(calls: impl FnOnce() -> Vec<sys::CUresult>) {
+pub fn driver(calls: impl FnOnce() -> Vec<sys::CUresult>) {
     let (mut context, mut popped) = (null_mut(), null_mut());
     let ordinal = if let Device::Cuda(ordinal) = device() { ordinal as i32 } else { 0 };
     // SAFETY: places for results; the context is alive, for the tests hold it.

@@ -417,7 +417,8 @@ fn what_cards_do_not_take() {
     let host = Set::new(&mut Noise(1), Dtype::F32, Dtype::F64, &[vec![8]]);
     says(host.try_optimizer(&parsed, device()).map(drop), &["`p0`", "f64"]);
     let host = Set::new(&mut Noise(1), Dtype::F32, Dtype::F32, &[vec![8, 8]]);
-    let muon = Config::parse(&config("algorithm = \"muon\"\nns_dtype = \"f32\"", "name = \"hidden\"")).expect("parsed");
+    let muon = Config::parse(&config("algorithm = \"muon\"\nns_dtype = \"f32\"", "name = \"hidden\""))
+        .expect("parsed");
     says(host.try_optimizer(&muon, device()).map(drop), &["`hidden`", "ns_dtype = f32", "`cpu`"]);
     let mut small = Config::parse(&config("algorithm = \"muon\"", "")).expect("a configuration");
     small.options.max_workspace = Some(1000);

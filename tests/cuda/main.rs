@@ -9,11 +9,13 @@ mod checkpoints;
 mod device_tensors;
 mod fixture;
 mod graphs;
+mod halves;
 mod lifecycle;
 mod noise;
 mod parity;
 mod refusal;
 mod spectral;
+mod update_rms;
 mod wild;
 
 use std::sync::LazyLock;

@@ -44,7 +44,8 @@ fn renew(set: &Set, other: &Set, noise: &mut Noise) {
     for (a, b) in both.into_iter().flat_map(|(a, b)| a.iter().zip(b)) {
         let size = [0.5, 1.0, 1.25, 3.0][noise.next() as usize % 4];
         let &[.., rows, columns] = a.shape() else { panic!("matrices") };
-        let (rows, columns) = if a.shape().len() > 3 { (a.shape()[0], a.numel() / a.shape()[0]) } else { (rows, columns) };
+        let (rows, columns) =
+            if a.shape().len() > 3 { (a.shape()[0], a.numel() / a.shape()[0]) } else { (rows, columns) };
         let mut values = vec![0.0; a.numel()];
         for matrix in values.chunks_mut((rows * columns).max(1)) {
             for i in 0..rows.min(columns) {
@@ -64,7 +65,19 @@ fn renew(set: &Set, other: &Set, noise: &mut Noise) {
 }
 
 fn shapes() -> Vec<Vec<usize>> {
-    let matrices = [(16, 64), (64, 16), (16, 16), (16, 37), (37, 16), (4, 5), (1, 9), (9, 1), (1, 1), (64, 130), (64, 64)];
+    let matrices = [
+        (16, 64),
+        (64, 16),
+        (16, 16),
+        (16, 37),
+        (37, 16),
+        (4, 5),
+        (1, 9),
+        (9, 1),
+        (1, 1),
+        (64, 130),
+        (64, 64),
+    ];
     let more = [vec![3, 16, 20], vec![16, 4, 3, 2], vec![0, 7], vec![7, 0]];
     matrices.iter().map(|&(r, c)| vec![r, c]).chain(more).collect()
 }
@@ -88,11 +101,18 @@ fn compare(config: &str, dtype: Dtype, grad: Dtype, shapes: &[Vec<usize>], steps
 
 #[test]
 fn everything_around_the_products_has_the_reference_bits() {
-    let types = [(Dtype::F32, Dtype::F32), (Dtype::Bf16, Dtype::Bf16), (Dtype::F16, Dtype::F32), (Dtype::Bf16, Dtype::F16)];
+    let types = [
+        (Dtype::F32, Dtype::F32),
+        (Dtype::Bf16, Dtype::Bf16),
+        (Dtype::F16, Dtype::F32),
+        (Dtype::Bf16, Dtype::F16),
+    ];
     for (number, rule) in rules().iter().enumerate() {
         for (k, (dtype, grad)) in types.into_iter().enumerate() {
             let ns = ["bf16", "f16"][(number + k) % 2];
-            let step = ["nonfinite = \"propagate\"", "max_grad_norm = 0.5", "nonfinite = \"skip\"\nloss_scale = 8"][k % 3];
+            let step =
+                ["nonfinite = \"propagate\"", "max_grad_norm = 0.5", "nonfinite = \"skip\"\nloss_scale = 8"]
+                    [k % 3];
             compare(&config_with(step, rule, &format!("ns_dtype = \"{ns}\"")), dtype, grad, &shapes(), 3);
         }
     }
@@ -134,7 +154,8 @@ fn splits_are_matrices_of_their_own() {
         let mut noise = Noise(5);
         let cpu = Set::new(&mut noise, Dtype::Bf16, Dtype::Bf16, &shapes);
         let card = cpu.copy();
-        let (mut reference, mut optimizer) = (cpu.optimizer(&config, Device::Cpu), card.optimizer(&config, device()));
+        let (mut reference, mut optimizer) =
+            (cpu.optimizer(&config, Device::Cpu), card.optimizer(&config, device()));
         // Within each split a signed permutation: heights are 4, 16 and 28, or 16 each.
         let heights: &[usize] = if splits.ends_with('3') { &[16, 16, 16] } else { &[4, 16, 28] };
         for (a, b) in cpu.grads.iter().zip(&card.grads) {
@@ -144,7 +165,8 @@ fn splits_are_matrices_of_their_own() {
                 for &height in heights {
                     // Of 28 rows 16 have an element: the norm is 4 all the same.
                     for i in 0..height.min(16) {
-                        matrix[(first + i) * 64 + (i + 5) % 64] = half::bf16::from_f64(if i % 2 == 0 { 0.5 } else { -0.5 });
+                        matrix[(first + i) * 64 + (i + 5) % 64] =
+                            half::bf16::from_f64(if i % 2 == 0 { 0.5 } else { -0.5 });
                     }
                     first += height;
                 }
@@ -171,7 +193,11 @@ fn tensors_anywhere_on_the_card() {
     for (number, rule) in rules().iter().enumerate() {
         for (k, layout) in layouts.into_iter().enumerate() {
             let dtype = [Dtype::F32, Dtype::Bf16, Dtype::F16][(number + k) % 3];
-            let master = if dtype == Dtype::Bf16 && !rule.contains("extrapolated") { "master = \"compact\"" } else { "" };
+            let master = if dtype == Dtype::Bf16 && !rule.contains("extrapolated") {
+                "master = \"compact\""
+            } else {
+                ""
+            };
             let config = config_with("max_grad_norm = 0.5", rule, master);
             let config = Config::parse(&config).unwrap_or_else(|e| panic!("{e}"));
             let mut noise = Noise(number as u64);
@@ -203,7 +229,8 @@ fn gradients_that_are_not_finite() {
         let mut noise = Noise(8);
         let cpu = Set::new(&mut noise, Dtype::F32, Dtype::F32, &[vec![16, 40], vec![40, 16]]);
         let card = cpu.copy();
-        let (mut reference, mut optimizer) = (cpu.optimizer(&config, Device::Cpu), card.optimizer(&config, device()));
+        let (mut reference, mut optimizer) =
+            (cpu.optimizer(&config, Device::Cpu), card.optimizer(&config, device()));
         for step in 1..=3 {
             renew(&cpu, &card, &mut noise);
             if step == 2 {
@@ -216,12 +243,18 @@ fn gradients_that_are_not_finite() {
             assert_eq!(expected, found, "{policy}, step {step}");
             assert_eq!(config.options.nonfinite == NonFinite::Skip && step == 2, !found.applied);
             let x = card.data[0].to_storage();
-            assert!((0..x.len()).all(|i| x.get_f64(i).is_some_and(f64::is_finite)), "the other matrix stays finite");
+            assert!(
+                (0..x.len()).all(|i| x.get_f64(i).is_some_and(f64::is_finite)),
+                "the other matrix stays finite"
+            );
             if policy == "skip" || step == 1 {
                 assert_same(policy, (&cpu, &reference), (&card, &optimizer));
             } else {
                 let x = card.data[1].to_storage();
-                assert!((0..x.len()).all(|i| x.get_f64(i).is_some_and(f64::is_nan)), "NaN spreads over its matrix");
+                assert!(
+                    (0..x.len()).all(|i| x.get_f64(i).is_some_and(f64::is_nan)),
+                    "NaN spreads over its matrix"
+                );
             }
         }
     }
@@ -231,7 +264,8 @@ fn gradients_that_are_not_finite() {
 #[test]
 fn algorithms_changed_between_steps() {
     let algorithm = |more: &str| {
-        let text = format!("[[group]]\nparams = [\"*\"]\nlr = 0.1\n{}\nnorm = \"spectral\"\n{more}", RULES[3]);
+        let text =
+            format!("[[group]]\nparams = [\"*\"]\nlr = 0.1\n{}\nnorm = \"spectral\"\n{more}", RULES[3]);
         Config::parse(&text).unwrap_or_else(|e| panic!("{e}")).groups[0].algorithm().clone()
     };
     let exact = "ns_coefficients = [[1.5, -0.5, 0.0]]";
@@ -243,7 +277,8 @@ fn algorithms_changed_between_steps() {
     let mut noise = Noise(6);
     let cpu = Set::new(&mut noise, Dtype::F32, Dtype::F32, &[vec![16, 64], vec![64, 16], vec![16, 200]]);
     let card = cpu.copy();
-    let (mut reference, mut optimizer) = (cpu.optimizer(&config, Device::Cpu), card.optimizer(&config, device()));
+    let (mut reference, mut optimizer) =
+        (cpu.optimizer(&config, Device::Cpu), card.optimizer(&config, device()));
     for (step, more) in [one.as_str(), other, gram, other, one.as_str()].into_iter().enumerate() {
         for o in [&mut reference, &mut optimizer] {
             o.set_algorithm("g", algorithm(more)).unwrap_or_else(|e| panic!("{e}"));
@@ -255,7 +290,8 @@ fn algorithms_changed_between_steps() {
             // Not exact in 16 bits; from here on both go on with the card's parameters.
             for (a, b) in cpu.data.iter().zip(&card.data) {
                 let (x, y) = (a.to_storage(), b.to_storage());
-                let error = (0..x.len()).map(|i| (x.get_f64(i).unwrap_or(f64::NAN) - y.get_f64(i).unwrap_or(f64::NAN)).abs());
+                let error = (0..x.len())
+                    .map(|i| (x.get_f64(i).unwrap_or(f64::NAN) - y.get_f64(i).unwrap_or(f64::NAN)).abs());
                 assert!(error.fold(0.0, f64::max) < 0.01, "step {step}");
                 a.assign(&y).expect("it fits");
             }
@@ -274,7 +310,8 @@ const GROUPS: &str = "[[group]]\nname = \"a\"\nparams = [\"p1\"]\nSPECTRAL\n[[gr
                       SPECTRAL\nns_dtype = \"f16\"\n[[group]]\nname = \"c\"\nparams = [\"*\"]\nalgorithm = \"lion\"\nlr = 0.01";
 
 fn groups(step: &str) -> Pair {
-    let text = format!("[step]\n{step}\n{}", GROUPS.replace("SPECTRAL", &format!("{}\n{SPECTRAL}", RULES[3])));
+    let text =
+        format!("[step]\n{step}\n{}", GROUPS.replace("SPECTRAL", &format!("{}\n{SPECTRAL}", RULES[3])));
     Pair::new(&text, Dtype::Bf16, Dtype::F32, &[vec![40], vec![16, 64], vec![64, 16], vec![16, 20]])
 }
 
@@ -324,6 +361,37 @@ fn each_group_as_soon_as_its_gradients_are_there() {
         }
         pair.optimizer.synchronize().expect("done");
         pair.reference.step().expect("a step");
-        assert_same_on_card(&format!("step {step}"), (&pair.cpu, &pair.reference), (&pair.set, &pair.optimizer));
+        assert_same_on_card(
+            &format!("step {step}"),
+            (&pair.cpu, &pair.reference),
+            (&pair.set, &pair.optimizer),
+        );
+    }
+}
+
+/// What groups move by, of matrices too; of the safe iteration's as well.
+#[test]
+fn what_groups_move_by() {
+    let mut pair = groups("nonfinite = \"skip\"\nupdate_rms = true");
+    for step in 1..=4 {
+        renew_groups(&mut pair);
+        if step == 3 {
+            let bad = Tensor::from_vec(vec![f32::INFINITY; 320], &[16, 20]).expect("it fits").to_storage();
+            pair.cpu.grads[3].assign(&bad).expect("it fits");
+            pair.set.host.grads[3].assign(&bad).expect("it fits");
+            pair.set.send_gradients();
+        }
+        let expected = pair.reference.step().expect("a step");
+        pair.optimizer.step().expect("a step");
+        pair.optimizer.synchronize().expect("done");
+        let found = pair.optimizer.status().expect("reports").pop().expect("one");
+        assert_eq!(found.applied, step != 3);
+        let (expected, found) = (expected.update_rms, found.update_rms);
+        for (a, b) in expected.iter().flatten().zip(found.iter().flatten()) {
+            // Other orders of the same sums.
+            assert!((a - b).abs() <= 1e-6 * a, "step {step}: {expected:?} {found:?}");
+        }
+        assert_eq!((expected.is_some(), found.is_some()), (step != 3, step != 3));
+        assert!(found.iter().flatten().all(|&rms| rms > 0.0), "{found:?}");
     }
 }

@@ -65,6 +65,11 @@ fn step(which: usize) -> (&'static str, Action) {
     ("step", act(move |w| w.with(which, |o| o.step()).map(drop)))
 }
 
+/// The first half of a step.
+fn scan(which: usize) -> (&'static str, Action) {
+    ("scan", act(move |w| w.with(which, |o| o.scan()).map(drop)))
+}
+
 fn step_on(which: usize, stream: usize) -> (&'static str, Action) {
     ("step_on", act(move |w| w.step_on(which, stream)))
 }
@@ -276,10 +281,31 @@ pub static SCENARIOS: LazyLock<Vec<Scenario>> = LazyLock::new(|| {
                 card_set(F32, Bf16, SMALL),
                 register(ADAMW_F32),
                 ("warm_up", act(|w| w.with(0, |o| o.warm_up()))),
-                ("capture", act(World::capture)),
+                ("capture", act(|w| w.capture(false))),
                 ("replay", act(World::replay)),
                 set_lr(0, "all", 0.5),
                 renew(0, 2),
+                ("replay", act(World::replay)),
+                status(0),
+            ],
+        ),
+        current(
+            "steps in two halves",
+            vec![
+                stream(),
+                card_set(F32, Bf16, SMALL),
+                register(ADAMW_F32),
+                scan(0),
+                step(0),
+                set_lr(0, "all", 0.5),
+                renew(0, 2),
+                scan(0),
+                set_lr(0, "all", 0.25),
+                step(0),
+                synchronize(0),
+                status(0),
+                ("capture", act(|w| w.capture(true))),
+                renew(0, 3),
                 ("replay", act(World::replay)),
                 status(0),
             ],
@@ -430,4 +456,5 @@ pub static SCENARIOS: LazyLock<Vec<Scenario>> = LazyLock::new(|| {
 
 const ADAMW_F32: &str = "[step]\nmax_grad_norm = 1\n[[group]]\nname = \"all\"\nparams = [\"*\"]\nalgorithm = \"adamw\"\nlr = 0.01";
 const MATRICES: &[&[usize]] = &[&[3, 5], &[6, 2]];
-const MUON: &str = "[[group]]\nname = \"all\"\nparams = [\"*\"]\nalgorithm = \"muon\"\nlr = 0.01\nns_steps = 1";
+const MUON: &str =
+    "[[group]]\nname = \"all\"\nparams = [\"*\"]\nalgorithm = \"muon\"\nlr = 0.01\nns_steps = 1";

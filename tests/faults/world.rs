@@ -279,14 +279,22 @@ fn caller(result: sys::CUresult) -> Done {
 }
 
 impl World {
-    /// Captures a step into a graph of the caller's.
-    pub fn capture(&mut self) -> Done {
+    /// Captures a step, or its two halves, into a graph of the caller's.
+    pub fn capture(&mut self, halves: bool) -> Done {
         let stream = self.stream(0);
         let raw: sys::CUstream = stream.as_raw().cast();
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: here and below, handles are live ones.
         caller(unsafe { sys::cuStreamBeginCapture_v2(raw, mode) })?;
-        let given = self.step_on(0, 0);
+        let scanned = match halves {
+            true => self.with(0, |o| {
+                // One that was captured before the step could not be is of no use.
+                o.forget_scan();
+                o.scan_on(&stream).map(drop)
+            }),
+            false => Ok(()),
+        };
+        let given = scanned.and_then(|()| self.step_on(0, 0));
         let mut graph = std::ptr::null_mut();
         let ended = caller(unsafe { sys::cuStreamEndCapture(raw, &mut graph) });
         let result = match (given, ended) {

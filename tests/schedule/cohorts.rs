@@ -58,9 +58,16 @@ fn every_tile_of_every_product_is_launched_once_and_in_order() {
                 assert!(extents(product).tile_count() > 0);
             }
         }
-        let tiles: usize = cohort.items.iter().flat_map(|item| {
-            item.program.products.iter().map(|p| p.extents(item.view.rows, item.view.columns).tile_count())
-        }).sum();
+        let tiles: usize = cohort
+            .items
+            .iter()
+            .flat_map(|item| {
+                item.program
+                    .products
+                    .iter()
+                    .map(|p| p.extents(item.view.rows, item.view.columns).tile_count())
+            })
+            .sum();
         assert_eq!(seen.len(), tiles);
     }
 }
@@ -74,8 +81,14 @@ fn work_spaces_do_not_overlap() {
     let mut taken: Vec<(usize, usize)> = vec![];
     for item in &cohort.items {
         let (rows, columns) = (pad(item.view.rows), pad(item.view.columns));
-        let places: HashSet<_> = item.program.products.iter().chain(&safe.products)
-            .flat_map(|p| [Some(p.a), Some(p.b), p.result].into_iter().chain(p.added.map(|t| t.map(|(_, at)| at))))
+        let places: HashSet<_> = item
+            .program
+            .products
+            .iter()
+            .chain(&safe.products)
+            .flat_map(|p| {
+                [Some(p.a), Some(p.b), p.result].into_iter().chain(p.added.map(|t| t.map(|(_, at)| at)))
+            })
             .flatten()
             .collect();
         for place in places {
@@ -111,7 +124,8 @@ fn a_limit_makes_more_cohorts_and_names_what_cannot_be_done() {
 #[test]
 fn groups_share_no_work_space() {
     let shapes: Vec<Vec<usize>> = (0..6).map(|i| vec![64 + i, 300]).collect();
-    let mut specs = plan(&shapes, Algorithm::muon()).parameters.into_iter().map(|p| p.spec).collect::<Vec<_>>();
+    let mut specs =
+        plan(&shapes, Algorithm::muon()).parameters.into_iter().map(|p| p.spec).collect::<Vec<_>>();
     specs.iter_mut().enumerate().for_each(|(i, spec)| spec.name = format!("{}{i}", ["a", "b"][i % 2]));
     let group = |name: &str| Group::new(name, Algorithm::muon()).lr(0.1).params([format!("{name}*")]);
     let plan = Plan::new(vec![group("a"), group("b")], specs, None).expect("a plan");

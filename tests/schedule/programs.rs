@@ -128,8 +128,15 @@ fn gram_is_chosen_by_shape_where_it_is_cheaper_and_accurate() {
             _ => NsMethod::Gram,
         };
         let other = Program::new(&NewtonSchulz { method: other, ..spec }, rows, columns);
-        assert!(flops as f64 <= 1.06 * other.ideal_flops(rows, columns) as f64, "{rows} x {columns}: {method:?}");
-        assert_eq!(method == NsMethod::Gram, rows.max(columns) >= 2 * rows.min(columns), "{rows} x {columns}");
+        assert!(
+            flops as f64 <= 1.06 * other.ideal_flops(rows, columns) as f64,
+            "{rows} x {columns}: {method:?}"
+        );
+        assert_eq!(
+            method == NsMethod::Gram,
+            rows.max(columns) >= 2 * rows.min(columns),
+            "{rows} x {columns}"
+        );
     }
     // In bf16 the Gram iteration is not accurate, and with these coefficients not without more restarts.
     for (dtype, coefficients) in [

@@ -58,8 +58,7 @@ fn a_symmetric_product_costs_little_more_than_half() {
 
 #[test]
 fn the_gram_method_needs_what_its_authors_count() {
-    let spec =
-        NewtonSchulz { method: NsMethod::Gram, dtype: Some(NsDtype::F16), ..NewtonSchulz::default() };
+    let spec = NewtonSchulz { method: NsMethod::Gram, dtype: Some(NsDtype::F16), ..NewtonSchulz::default() };
     for (n, aspect) in [(1024, 2), (1024, 4), (2048, 3), (4096, 2)] {
         let program = Program::new(&spec, n, n * aspect);
         let wanted = (14 + 6 * aspect as u64) * (n as u64).pow(3);

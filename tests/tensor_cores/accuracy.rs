@@ -35,7 +35,8 @@ fn well_conditioned_matrices() {
 
 /// Singular values of every kind.
 fn zoo(random: &mut Random) -> Vec<(&'static str, DMatrix<f64>)> {
-    let geometric = |n: usize| (0..n).map(|i| 10f64.powf(-4.0 * i as f64 / (n - 1) as f64)).collect::<Vec<_>>();
+    let geometric =
+        |n: usize| (0..n).map(|i| 10f64.powf(-4.0 * i as f64 / (n - 1) as f64)).collect::<Vec<_>>();
     vec![
         ("gaussian", random.gaussian(70, 130)),
         ("square", random.gaussian(96, 96)),
@@ -57,7 +58,8 @@ fn zoo(random: &mut Random) -> Vec<(&'static str, DMatrix<f64>)> {
 fn every_spectrum_and_set() {
     let (names, matrices): (Vec<_>, Vec<_>) = zoo(&mut Random(2)).into_iter().unzip();
     for (set, coefficients) in Coefficients::NAMED {
-        let bound = NewtonSchulz { coefficients: coefficients.clone(), ..NewtonSchulz::default() }.sigma_bound();
+        let bound =
+            NewtonSchulz { coefficients: coefficients.clone(), ..NewtonSchulz::default() }.sigma_bound();
         let wanted = oracle(&format!("ns_coefficients = \"{set}\""), &matrices);
         for (method, dtype) in METHODS {
             let config = config(&ours(set, method, dtype));
@@ -69,14 +71,23 @@ fn every_spectrum_and_set() {
                 let what = format!("{set} {method} {dtype}, {name}: {ours:.2e}, CPU {cpus:.2e}");
                 assert!(ours <= 1.2 * cpus + half_a_unit, "{what}");
                 let (m, n) = found[i].shape();
-                let sigma = |m: &DMatrix<f64>| if m.nrows() == 1 || m.ncols() == 1 { m.norm() } else { m.singular_values().max() };
+                let sigma = |m: &DMatrix<f64>| {
+                    if m.nrows() == 1 || m.ncols() == 1 { m.norm() } else { m.singular_values().max() }
+                };
                 let (largest, on_cpu) = (sigma(&found[i]), sigma(&on_cpu[i]));
                 // In 16 bits, on the CPU too, the bound is left by CANS, which has no room for rounding, and by the Gram
                 // iteration of nearly square matrices, for which it is not chosen.
-                let spec = NewtonSchulz { coefficients: coefficients.clone(), dtype: Some(NsDtype::F16), ..NewtonSchulz::default() };
-                let chosen = set != "cans" && (method == "standard" || spec.method_for(m, n) == NsMethod::Gram);
+                let spec = NewtonSchulz {
+                    coefficients: coefficients.clone(),
+                    dtype: Some(NsDtype::F16),
+                    ..NewtonSchulz::default()
+                };
+                let chosen =
+                    set != "cans" && (method == "standard" || spec.method_for(m, n) == NsMethod::Gram);
                 let most = if chosen { bound } else { bound.max(on_cpu) };
-                if !chosen && largest > 1.05 * bound { println!("beyond its bound: {what}, {largest} of {bound}"); }
+                if !chosen && largest > 1.05 * bound {
+                    println!("beyond its bound: {what}, {largest} of {bound}");
+                }
                 assert!(largest <= 1.05 * most, "{what}: sigma {largest}, CPU {on_cpu}, bound {bound}");
                 if *name == "zero" {
                     assert_eq!(found[i].norm(), 0.0);

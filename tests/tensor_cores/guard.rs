@@ -52,7 +52,9 @@ fn iterations_within_their_bound_are_left_alone() {
     matrices.push(&matrices[0] * 1e30);
     matrices.push(&matrices[0] * 1e-30);
     for set in ["jordan", "you", "polar-express", "speedrun", "cans"] {
-        for method in ["ns_method = \"standard\"\nns_dtype = \"bf16\"", "ns_method = \"gram\"\nns_dtype = \"f16\""] {
+        for method in
+            ["ns_method = \"standard\"\nns_dtype = \"bf16\"", "ns_method = \"gram\"\nns_dtype = \"f16\""]
+        {
             let config = config(&format!("{method}\nns_coefficients = \"{set}\""));
             let (found, report) = reported(device(), &config, &matrices);
             let (_, on_cpu) = reported(Device::Cpu, &config, &matrices);

@@ -21,7 +21,11 @@ pub fn directions(device: Device, config: &Config, matrices: &[DMatrix<f64>]) ->
 }
 
 /// The same with the report of the step.
-pub fn reported(device: Device, config: &Config, matrices: &[DMatrix<f64>]) -> (Vec<DMatrix<f64>>, StepReport) {
+pub fn reported(
+    device: Device,
+    config: &Config,
+    matrices: &[DMatrix<f64>],
+) -> (Vec<DMatrix<f64>>, StepReport) {
     directions_of(device, config, matrices, None)
 }
 
@@ -31,7 +35,12 @@ pub fn oracle(newton_schulz: &str, matrices: &[DMatrix<f64>]) -> Vec<DMatrix<f64
     directions_of(Device::Cpu, &config, matrices, Some(Precision::F64)).0
 }
 
-fn directions_of(device: Device, config: &Config, matrices: &[DMatrix<f64>], precision: Option<Precision>) -> (Vec<DMatrix<f64>>, StepReport) {
+fn directions_of(
+    device: Device,
+    config: &Config,
+    matrices: &[DMatrix<f64>],
+    precision: Option<Precision>,
+) -> (Vec<DMatrix<f64>>, StepReport) {
     let tensor = |m: &DMatrix<f64>, values: Vec<f64>| match precision {
         Some(_) => Tensor::from_vec(values, &[m.nrows(), m.ncols()]),
         None => Tensor::from_vec(values.iter().map(|&v| v as f32).collect(), &[m.nrows(), m.ncols()]),
@@ -43,7 +52,8 @@ fn directions_of(device: Device, config: &Config, matrices: &[DMatrix<f64>], pre
         Parameter::new(format!("p{i}"), data.clone()).grad(tensor(m, m.transpose().as_slice().to_vec()))
     });
     let builder = Optimizer::builder(device).groups(config.groups.clone()).options(config.options);
-    let builder = if device == Device::Cpu { builder } else { builder.context(context().expect("a context")) };
+    let builder =
+        if device == Device::Cpu { builder } else { builder.context(context().expect("a context")) };
     let builder = match precision {
         Some(precision) => builder.precision(precision),
         None => builder,

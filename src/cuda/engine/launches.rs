@@ -2,26 +2,57 @@
 
 use super::super::api::{Answer, Argument, CUstream};
 use super::super::graph::Side;
-use super::super::table::STATUS_BYTES;
-use super::{Engine, Part};
+use super::Engine;
+
+/// Which part of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    All,
+    /// What comes before the decision, up to the scalars that it is made from.
+    Scan,
+    /// The decision, and what comes behind it.
+    Rest,
+    Group(usize),
+}
+
+impl Part {
+    /// The group that it is the part of, if not of all.
+    pub fn group(self) -> Option<usize> {
+        match self {
+            Self::Group(group) => Some(group),
+            _ => None,
+        }
+    }
+
+    /// Whether a whole step is done with it.
+    pub fn concludes(self) -> bool {
+        matches!(self, Self::All | Self::Rest)
+    }
+
+    /// Which halves of the kernel `decide`.
+    fn halves(self) -> u32 {
+        match self {
+            Self::Scan => 1,
+            Self::Rest => 2,
+            _ => 3,
+        }
+    }
+}
 
 impl Engine {
     /// The launches of a step, in order.
     pub(super) fn enqueue(&self, part: Part, stream: CUstream, side: Option<&Side>) -> Answer<()> {
         let Ok(kernels) = self.context.kernels() else { return Ok(()) };
         let t = &self.tables;
-        let only = match part {
-            Part::All => u32::MAX,
-            Part::Group(group) => group as u32,
-        };
+        let only = part.group().map_or(u32::MAX, |group| group as u32);
         let (segments, parameters) = (self.table(t.segments), self.table(t.parameters));
         let (matrices, of_parameters) = (self.table(t.matrices), self.table(t.parameter_matrices));
         let (control, status) = (self.work_at(self.layout.control), self.work_at(self.layout.status));
         let (steps, scalars) = (self.state.address(), self.work_at(t.scalars_at));
         let (found, gathered, squares) =
             (self.work_at(t.found_at), self.work_at(t.gathered_at), self.work_at(t.squares_at));
-        let decided = self.decides && part == Part::All;
-        if decided {
+        let decided = self.decides && matches!(part, Part::All | Part::Rest);
+        if self.decides && matches!(part, Part::All | Part::Scan) {
             let tasks = self.table(t.tasks);
             let blocks = t.task_count.div_ceil(4).min(kernels.scan.resident);
             let arguments = &mut [
@@ -39,6 +70,8 @@ impl Engine {
                 t.matrix_count.div_ceil(8).min(kernels.gather.resident),
                 arguments,
             )?;
+        }
+        if decided || part == Part::Scan {
             let arguments = &mut [
                 matrices.into(),
                 t.matrix_count.into(),
@@ -47,8 +80,12 @@ impl Engine {
                 t.parameter_count.into(),
                 control.into(),
                 status.into(),
+                part.halves().into(),
             ];
             kernels.decide.launch(stream, 1, arguments)?;
+        }
+        if part == Part::Scan {
+            return Ok(());
         }
         let arguments = &mut [
             segments.into(),
@@ -63,11 +100,13 @@ impl Engine {
         ];
         kernels.prepare.launch(stream, t.parameter_count.div_ceil(kernels.prepare.threads), arguments)?;
         // What became of the step is known here, and its copy to the host need not come between this step and the next.
+        let report = |stream| self.journal.copy_from(status, self.layout.status_bytes, stream);
+        let measured = t.measured.filter(|_| part.concludes());
         let orthogonalises = t.cohorts_of(part).next().is_some();
-        let report = |stream| self.journal.copy_from(status, STATUS_BYTES, stream);
+        // What it moved by, and what was orthogonalised by the safe iteration, is known at its end.
+        let side = side.filter(|_| measured.is_none() && !orthogonalises);
         match side {
-            // Orthogonalisations add to it.
-            Some(side) if part == Part::All && !orthogonalises => side.branch(stream, report)?,
+            Some(side) if part.concludes() => side.branch(stream, report)?,
             _ => {}
         }
         let (list, tasks) = t.normalised_of(part);
@@ -102,12 +141,31 @@ impl Engine {
         // H200 1 to 2 % of the copy rate with large tensors. With many small ones each block has descriptions to read.
         let waves = if t.chunk_count / t.segment_count.max(1) >= 16 { 4 } else { 1 };
         let blocks = chunks.count.div_ceil(4).min(kernels.elementwise.resident * waves);
-        kernels.elementwise.launch(stream, blocks, arguments)?;
+        match measured {
+            None => kernels.elementwise.launch(stream, blocks, arguments)?,
+            Some(measured) => {
+                let [segments, scalars, owners, first, end] = *arguments;
+                let moved = self.work_at(measured.moved_at);
+                let all = &mut [segments, scalars, owners, first, end, moved.into()];
+                let kernel = kernels.elementwise_measured;
+                kernel.launch(stream, chunks.count.div_ceil(4).min(kernel.resident * waves), all)?;
+            }
+        }
         self.orthogonalise(part, stream)?;
+        if let Some(measured) = measured {
+            let arguments = &mut [
+                self.table(measured.chunks).into(),
+                self.table(measured.elements).into(),
+                t.group_count().into(),
+                self.work_at(measured.moved_at).into(),
+                status.into(),
+            ];
+            kernels.measure.launch(stream, 1, arguments)?;
+        }
         match side {
-            _ if part != Part::All => Ok(()),
-            Some(side) if !orthogonalises => side.join(stream),
-            _ => report(stream),
+            _ if !part.concludes() => Ok(()),
+            Some(side) => side.join(stream),
+            None => report(stream),
         }
     }
 
@@ -119,7 +177,7 @@ impl Engine {
         let (orthogonals, matrices, segments) =
             (self.table(t.orthogonals), self.table(t.matrices), self.table(t.segments));
         let (scalars, progress) = (self.work_at(t.scalars_at), at(places.progress));
-        let status = if part == Part::All { self.work_at(self.layout.status) } else { 0 };
+        let status = if part.concludes() { self.work_at(self.layout.status) } else { 0 };
         for cohort in t.cohorts_of(part) {
             let looks = self.table(t.looks) + 8 * u64::from(cohort.looks.first);
             let arguments = &mut [
@@ -133,7 +191,9 @@ impl Engine {
             ];
             kernels.look.launch(stream, cohort.looks.count, arguments)?;
             kernels.pack.launch(stream, cohort.looks.count, &mut arguments[..5])?;
-            let lists: [Argument; 8] = [
+            let moved = t.measured.filter(|_| part.concludes());
+            let moved = moved.map_or(0, |m| self.work_at(m.moved_at) + 8 * u64::from(t.chunk_count));
+            let lists: [Argument; 9] = [
                 self.table(t.jobs).into(),
                 orthogonals.into(),
                 matrices.into(),
@@ -142,6 +202,7 @@ impl Engine {
                 progress.into(),
                 at(places.traces).into(),
                 status.into(),
+                moved.into(),
             ];
             let product = &kernels.product[usize::from(cohort.half)];
             for phase in &cohort.phases {
