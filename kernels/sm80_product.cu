@@ -19,6 +19,7 @@ struct Lists {
     Traces *traces;
     Status *status;  // of a whole step
     double *moved;   // the squares of what tiles moved by, where steps measure that
+    double *duals;   // and the products of what is orthogonalised with its direction
 };
 
 const u32 PITCH = 72;  // floats of a row of a quarter in shared memory: rows 4 apart lie in other banks
@@ -89,6 +90,31 @@ __device__ __forceinline__ double update_quarter(const float *own, const Lists &
     return squares;
 }
 
+// The inner product of a quarter of the direction with what was orthogonalised, whose strips are there to the end.
+template <bool HALF>
+__device__ __forceinline__ double dual_of(const float *own, const Lists &l, const Job &job, const Quarter &q) {
+    const Orthogonal &o = l.orthogonals[job.orthogonal];
+    const u8 *square = o.strips + square_at(padded(o.rows), q.row, q.column);
+    double sum = 0.0;
+    for (u32 i = threadIdx.x % 32; i < SQUARE_BYTES / 16; i += 32) {
+        const u32 row = i / 8, column = (i % 8 ^ row % 8) * 8;
+        const uint4 m = ld_16(square + i * 16);
+        const u32 twos[4] = {m.x, m.y, m.z, m.w};
+        const float *u = own + row * PITCH + column;
+        float products = 0.0f;
+#pragma unroll
+        for (u32 k = 0; k < 4; k++) {
+            products += low_of<HALF>(twos[k]) * u[2 * k];
+            products += high_of<HALF>(twos[k]) * u[2 * k + 1];
+        }
+        sum += products;
+    }
+    for (u32 d = 16; d > 0; d /= 2) sum = __dadd_rn(sum, __shfl_xor_sync(~0u, sum, d));
+    // The strips are over the norm.
+    const Scalars &s = l.scalars[l.matrices[o.matrix].first_segment];
+    return sum / ((double)s.first * s.second * s.inverse);
+}
+
 // Whether the squares of the result stay within their limit, from the traces of r, r^2, r^3 and r^4: with the singular values
 // s of what the last iteration gets, r has s^2, and the result s (a + b s^2 + c s^4). The trace of r^5 is at least
 // trace(r^4)^2 / trace(r^3), and nearly that where all s are about 1, or one is by far the largest.
@@ -149,7 +175,7 @@ __device__ __forceinline__ void tile_of(const Lists &l, const Job &job, u32 tile
     }
     u8 *const own = shared + threadIdx.x / 32 * OWN;
     Traces traces = {};
-    double moved = 0.0;
+    double moved = 0.0, dual = 0.0;
     if (q.there) {
         combine<HALF>(sums, job, q, own, traces);
         if (job.d) {
@@ -161,6 +187,7 @@ __device__ __forceinline__ void tile_of(const Lists &l, const Job &job, u32 tile
                 *(float2 *)(floats + row * PITCH + column) = {first, second};
             });
             __syncwarp();
+            if (l.duals) dual = dual_of<HALF>(floats, l, job, q);
             if (l.orthogonals[job.orthogonal].groups)
                 moved = update_quarter<FOUR>(floats, l, job, q);
             else
@@ -168,12 +195,13 @@ __device__ __forceinline__ void tile_of(const Lists &l, const Job &job, u32 tile
         }
     }
     if (l.moved && !job.d) {
-        __shared__ double of_warps[THREADS / 32];
-        if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = moved;
+        __shared__ double of_warps[THREADS / 32], duals[THREADS / 32];
+        if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = moved, duals[threadIdx.x / 32] = dual;
         __syncthreads();
         if (threadIdx.x == 0) {
-            for (u32 w = 1; w < THREADS / 32; w++) moved = __dadd_rn(moved, of_warps[w]);
-            l.moved[job.first_moved + tile] = moved;
+            for (u32 w = 1; w < THREADS / 32; w++)
+                moved = __dadd_rn(moved, of_warps[w]), dual = __dadd_rn(dual, duals[w]);
+            l.moved[job.first_moved + tile] = moved, l.duals[job.first_moved + tile] = dual;
         }
     }
     if (job.guards) {
@@ -247,7 +275,8 @@ __device__ __forceinline__ void run(const Lists &l, const Tile *tiles, u32 first
             // The last product of a matrix whose iteration has failed is left to the safe one.
             const bool skipped = is_skipped(l, l.orthogonals[next.job.orthogonal]);
             next.there = !skipped && (next.job.d || !l.progress[next.job.orthogonal].failed);
-            if (skipped && l.moved && !next.job.d) l.moved[next.job.first_moved + next.number] = 0.0;
+            if (skipped && l.moved && !next.job.d)
+                l.moved[next.job.first_moved + next.number] = l.duals[next.job.first_moved + next.number] = 0.0;
         } else {
             next.matrix = first;
             take(l, first + count, next);
@@ -269,8 +298,9 @@ __device__ __forceinline__ void run(const Lists &l, const Tile *tiles, u32 first
 
 #define LISTS                                                                                                     \
     const Job *jobs, const Orthogonal *orthogonals, const Matrix *matrices, const Segment *segments,              \
-        const Scalars *scalars, Progress *progress, Traces *traces, Status *status, double *moved
-#define GIVEN {jobs, orthogonals, matrices, segments, scalars, progress, traces, status, moved}
+        const Scalars *scalars, Progress *progress, Traces *traces, Status *status, double *moved,     \
+        double *duals
+#define GIVEN {jobs, orthogonals, matrices, segments, scalars, progress, traces, status, moved, duals}
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     product_bf16(LISTS, const Tile *tiles, u32 first, u32 count) {

@@ -82,7 +82,7 @@ fn step_options(table: Option<Table>) -> Result<StepOptions> {
         max_grad_norm: fields.number("max_grad_norm")?,
         loss_scale: fields.number("loss_scale")?.unwrap_or(1.0),
         nonfinite: fields.choice("nonfinite", &nonfinite)?.unwrap_or_default(),
-        update_rms: fields.boolean("update_rms")?.unwrap_or(false),
+        diagnostics: fields.boolean("diagnostics")?.unwrap_or(false),
         seed: fields
             .typed("seed", "a whole number, not negative", |v| u64::try_from(v.as_integer()?).ok())?
             .unwrap_or(0),

@@ -149,7 +149,7 @@ fn what_groups_move_by_costs_less_than_a_hundredth_of_the_bytes() {
         let group = format!("{group}\nstate_dtype = \"bf16\"");
         let run = |options: &str| step(&emulator, options, &group, Dtype::Bf16, Dtype::Bf16, &[N]);
         let plain = run("nonfinite = \"propagate\"");
-        let measured = run("nonfinite = \"propagate\"\nupdate_rms = true");
+        let measured = run("nonfinite = \"propagate\"\ndiagnostics = true");
         assert!(!plain.contains_key("elementwise_measured") && !measured.contains_key("elementwise"));
         let moved = |name: &str| measured[name].moved as f64 / N as f64;
         let all = moved("elementwise_measured") + moved("measure");

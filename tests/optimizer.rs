@@ -637,7 +637,7 @@ fn what_groups_move_by() {
         };
         let mut optimizer = Optimizer::builder(Device::Cpu)
             .groups([group("a", "p1"), group("b", "*")])
-            .update_rms(true)
+            .diagnostics(true)
             .register(parameters)
             .expect("legal");
         let before: Vec<Vec<f64>> = data.iter().map(Tensor::to_vec_f64).collect();

@@ -321,6 +321,7 @@ fn json(optimizer: &Optimizer, reports: &[StepReport]) -> String {
                 "without_gradient": r.without_gradient,
                 "grad_norm": r.grad_norm,
                 "update_rms": r.update_rms,
+                "dual_norms": r.dual_norms,
                 "non_finite": r.non_finite,
                 "orthogonalise_fallbacks": r.orthogonalise_fallbacks,
             })

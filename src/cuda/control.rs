@@ -18,9 +18,10 @@ pub(crate) fn control_bytes(groups: usize) -> usize {
     size_of::<Control>() + groups * size_of::<GroupEntry>()
 }
 
-/// Bytes behind the ring of what groups moved by: for each entry, a number for each group and the step.
+/// Bytes behind the ring of what steps measure: for each entry two numbers for each group (what it moved by, its dual norms),
+/// and the step.
 pub(crate) fn moved_bytes(groups: usize) -> usize {
-    8 * ENTRIES as usize * (groups + 1)
+    8 * ENTRIES as usize * (2 * groups + 1)
 }
 
 /// Control blocks in pinned memory. Each copy to the card reads a slot of its own, so a step that waits in its stream never
@@ -130,11 +131,14 @@ impl Ring {
     }
 }
 
+/// What each group moved by, and its dual norms.
+pub(crate) type Measured = (Vec<f64>, Vec<f64>);
+
 /// What became of a step.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Outcome {
-    /// With what each group moved by, where steps measure that.
-    Known(Entry, Option<Vec<f64>>),
+    /// With what each group moved by, and its dual norms, where steps measure that.
+    Known(Entry, Option<Measured>),
     /// It was done so long ago that later steps have taken its place in the ring.
     Forgotten,
 }
@@ -220,19 +224,19 @@ impl Journal {
         out
     }
 
-    /// What the groups moved by in a step, where that is measured; nothing at all where it is not there yet.
-    fn moved(&self, step: u64) -> Option<Option<Vec<f64>>> {
+    /// What was measured of a step, where anything is; nothing at all where it is not there yet.
+    fn moved(&self, step: u64) -> Option<Option<Measured>> {
         let Some(groups) = self.measured else { return Some(None) };
-        let at = STATUS_BYTES + 8 * ((step - 1) % ENTRIES) as usize * (groups + 1);
-        let [seal] = self.pinned.words(at + 8 * groups);
+        let at = STATUS_BYTES + 8 * ((step - 1) % ENTRIES) as usize * (2 * groups + 1);
+        let [seal] = self.pinned.words(at + 16 * groups);
         std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
         if seal != step {
             return None;
         }
-        let word = |group: usize| {
-            let [bits] = self.pinned.words(at + 8 * group);
+        let word = |place: usize| {
+            let [bits] = self.pinned.words(at + 8 * place);
             f64::from_bits(bits)
         };
-        Some(Some((0..groups).map(word).collect()))
+        Some(Some(((0..groups).map(word).collect(), (groups..2 * groups).map(word).collect())))
     }
 }

@@ -86,7 +86,7 @@ impl Engine {
         bindings: impl Fn(usize) -> (Buffer, Option<Buffer>, Option<Buffer>),
         seed: u64,
     ) -> Result<Self> {
-        let measured = options.update_rms;
+        let measured = options.diagnostics;
         let layout = Layout::new(plan, options)?;
         let (stream, streams) = (Stream::new(context)?, Streams::new(context)?);
         let buffers_at = |base: u64| -> Vec<Buffers> {

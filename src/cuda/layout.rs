@@ -57,7 +57,7 @@ impl Layout {
         let status = up(control_bytes(plan.groups.len()));
         let schedule = Schedule::new(plan, options.max_workspace)?;
         let strips = Strips::new(&schedule);
-        let measured = options.update_rms;
+        let measured = options.diagnostics;
         let status_bytes = STATUS_BYTES + if measured { moved_bytes(plan.groups.len()) } else { 0 };
         let fixed = status + up(status_bytes);
         Ok(Self { slots, state_bytes: at, control: 0, status, status_bytes, fixed, schedule, strips })
@@ -174,8 +174,9 @@ pub(crate) struct Measured {
     pub chunks: usize,
     pub elements: usize,
     pub moved_at: usize,
-    /// Sums: of chunks, then of tiles of last products.
+    /// Sums: of chunks, then of tiles of last products. Behind them come the dual norms' parts of those tiles.
     pub count: u32,
+    duals: u32,
 }
 
 impl Tables {
@@ -253,6 +254,7 @@ impl Tables {
                 elements: append(&mut bytes, &elements),
                 moved_at: this.squares_at + up(8 * this.normalised.tasks.len()),
                 count: this.chunk_count + orthogonals.moved,
+                duals: orthogonals.moved,
             });
         }
         this.bytes = bytes;
@@ -262,7 +264,7 @@ impl Tables {
     fn end_of_work(&self, fixed: usize) -> usize {
         debug_assert_eq!(fixed, self.scalars_at);
         match self.measured {
-            Some(measured) => measured.moved_at + up(8 * measured.count as usize),
+            Some(measured) => measured.moved_at + up(8 * (measured.count + measured.duals) as usize),
             None => self.squares_at + up(8 * self.normalised.tasks.len()),
         }
     }

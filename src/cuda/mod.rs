@@ -104,7 +104,7 @@ pub fn launches(plan: &Plan, options: &StepOptions) -> Result<u32> {
         .any(|p| p.numel() > 0 && schedule::spectral(plan.group_of(p).algorithm().rule()).is_none());
     let schedule = Schedule::new(plan, options.max_workspace)?;
     let cohorts: usize = schedule.cohorts.iter().map(|cohort| 3 + cohort.launches.len()).sum();
-    let measure = u32::from(options.update_rms);
+    let measure = u32::from(options.diagnostics);
     Ok(1 + scan + norms + u32::from(elementwise) + measure + cohorts as u32)
 }
 
@@ -128,7 +128,7 @@ pub fn device_bytes(plan: &Plan, options: &StepOptions) -> Result<[usize; 3]> {
             layout.buffers(0, i, (tensor, None, None))
         })
         .collect();
-    let tables = layout::Tables::new(plan, &layout, &buffers, 0, options.seed, options.update_rms);
+    let tables = layout::Tables::new(plan, &layout, &buffers, 0, options.seed, options.diagnostics);
     let [state, work, tables, strips] = layout.bytes(&tables);
     Ok([state, work + strips, tables])
 }

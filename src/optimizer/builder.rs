@@ -136,10 +136,11 @@ impl Builder {
         self
     }
 
-    /// Measures what each group's parameters move by in every step ([`StepReport::update_rms`](super::StepReport::update_rms)).
+    /// Measures every step: what each group's parameters move by ([`StepReport::update_rms`](super::StepReport::update_rms)), and
+    /// the dual norms of what is orthogonalised ([`StepReport::dual_norms`](super::StepReport::dual_norms)).
     #[must_use]
-    pub fn update_rms(mut self, measured: bool) -> Self {
-        self.options.update_rms = measured;
+    pub fn diagnostics(mut self, measured: bool) -> Self {
+        self.options.diagnostics = measured;
         self
     }
 

@@ -324,7 +324,7 @@ impl Card {
         match self.options.nonfinite {
             NonFinite::Skip => {
                 let non_finite = (entry.verdict != ELSEWHERE).then(name);
-                Ok(StepReport { non_finite, updated: 0, update_rms: None, ..report })
+                Ok(StepReport { non_finite, updated: 0, update_rms: None, dual_norms: None, ..report })
             }
             _ => Err(refused),
         }
@@ -348,9 +348,10 @@ impl Card {
         for outcome in self.engine.outcomes() {
             // Replays come in between: which step is whose is not known then.
             let given = self.given.pop_front().filter(|_| !self.captured);
-            if let Outcome::Known(entry, update_rms) = outcome {
+            if let Outcome::Known(entry, measured) = outcome {
+                let (update_rms, dual_norms) = measured.unzip();
                 let given = given.unwrap_or_else(|| self.latest.clone());
-                let outcome = self.conclude(&entry, StepReport { update_rms, ..given });
+                let outcome = self.conclude(&entry, StepReport { update_rms, dual_norms, ..given });
                 self.outcomes.push_back(outcome);
             }
         }

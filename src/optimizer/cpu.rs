@@ -170,17 +170,18 @@ impl Cpu {
             }
         }
         // Parameters without a gradient keep their places in the sums' order.
-        let chunks = |planned| if options.update_rms { reference::chunks(planned) } else { 0 };
+        let chunks = |planned| if options.diagnostics { reference::chunks(planned) } else { 0 };
         let chunks = step.plan.parameters.iter().map(|planned| vec![0.0; chunks(planned)]);
         let mut moved: Vec<Vec<f64>> = chunks.collect();
+        let mut duals = vec![0.0; step.plan.parameters.len()];
         let works = step
             .plan
             .parameters
             .iter()
             .zip(&self.parameters)
             .zip(&mut self.states)
-            .zip(&mut moved)
-            .filter_map(|(((planned, parameter), state), moved)| {
+            .zip(moved.iter_mut().zip(&mut duals))
+            .filter_map(|(((planned, parameter), state), (moved, dual))| {
                 Some(Work {
                     planned,
                     group: &step.plan.groups[planned.group],
@@ -190,12 +191,18 @@ impl Cpu {
                     gradient: parameter.grad.as_ref()?,
                     previous: parameter.prev_grad.as_ref(),
                     state,
-                    moved: options.update_rms.then_some(moved.as_mut_slice()),
+                    moved: options.diagnostics.then_some(moved.as_mut_slice()),
+                    dual: options.diagnostics.then_some(dual),
                 })
             })
             .collect();
         report.orthogonalise_fallbacks = reference::step::<T>(works, clip / options.loss_scale, options.seed);
-        report.update_rms = options.update_rms.then(|| update_rms(step, &moved));
+        report.update_rms = options.diagnostics.then(|| update_rms(step, &moved));
+        report.dual_norms = options.diagnostics.then(|| {
+            let mut sums = vec![0.0; step.plan.groups.len()];
+            step.plan.parameters.iter().zip(&duals).for_each(|(planned, dual)| sums[planned.group] += dual);
+            sums
+        });
         report.applied = true;
         self.steps += 1;
         Ok(report)

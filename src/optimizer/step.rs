@@ -28,8 +28,9 @@ pub struct StepOptions {
     pub loss_scale: f64,
     /// Policy for non-finite gradients.
     pub nonfinite: NonFinite,
-    /// Whether steps measure what each group's parameters move by ([`StepReport::update_rms`]). In force at registration.
-    pub update_rms: bool,
+    /// Whether steps measure what each group's parameters move by ([`StepReport::update_rms`]) and dual norms
+    /// ([`StepReport::dual_norms`]). In force at registration.
+    pub diagnostics: bool,
     /// Seed of stochastic rounding. It is not stored in checkpoints: a resumed run needs the same one.
     pub seed: u64,
     /// Bytes of work space for orthogonalisations on a card. They are done in turns that keep within it; which does not change
@@ -43,7 +44,7 @@ impl Default for StepOptions {
             max_grad_norm: None,
             loss_scale: 1.0,
             nonfinite: NonFinite::default(),
-            update_rms: false,
+            diagnostics: false,
             seed: 0,
             max_workspace: None,
         }
@@ -86,8 +87,12 @@ pub struct StepReport {
     pub non_finite: Option<String>,
     /// Of each group, in their order: the root mean square of what the elements of its parameters moved by, decay included and
     /// before they were rounded to the parameter's type; 0 for a group without gradients. In steps that were applied, where
-    /// [`StepOptions::update_rms`] asks for it.
+    /// [`StepOptions::diagnostics`] asks for it.
     pub update_rms: Option<Vec<f64>>,
+    /// Of each group, in their order: the sum over its matrices of `<m, u>`, the inner product of what is orthogonalised with its
+    /// direction. With an exact direction it is the dual norm of `m`, the nuclear norm; a Newton-Schulz iteration gives a little
+    /// less or more. 0 for groups that orthogonalise nothing. Where [`StepOptions::diagnostics`] asks for it.
+    pub dual_norms: Option<Vec<f64>>,
     /// Orthogonalisations that left their bound and were redone with the safe iteration.
     pub orthogonalise_fallbacks: usize,
     /// Micro-batches accumulated since the step before.

@@ -55,6 +55,8 @@ pub(crate) struct Work<'a> {
     pub state: &'a mut State,
     /// Where the squares of what it moves by go, by chunks of its matrices, where they are asked for.
     pub moved: Option<&'a mut [f64]>,
+    /// Where the inner product of what is orthogonalised with its direction goes, where it is asked for.
+    pub dual: Option<&'a mut f64>,
 }
 
 /// First non-finite element, size and norm of a gradient.
@@ -252,14 +254,24 @@ fn find_direction<T: Real>(work: &mut Work<'_>, scale: f64, seed: u64) -> (Stora
         let fell_back = |(m, part)| usize::from(lmo::direction(lmo, method, m, part) == Outcome::FellBack);
         parts.into_par_iter().map(fell_back).sum()
     };
+    let measures = work.dual.is_some() && lmo.norm.is_spectral();
+    let mut dual = |direction: &mut Vec<T>| {
+        let before = if measures { direction.clone() } else { vec![] };
+        let fallbacks = oracle(direction);
+        let products = before.iter().zip(direction.iter()).map(|(m, u)| (*m).to_f64() * (*u).to_f64());
+        if let Some(dual) = &mut work.dual {
+            **dual = products.sum();
+        }
+        fallbacks
+    };
     let fallbacks = match lmo.order {
         Order::EstimateFirst => {
             estimate(&mut direction, factor);
-            oracle(&mut direction)
+            dual(&mut direction)
         }
         Order::LmoFirst => {
             direction.iter_mut().for_each(|g| *g *= factor);
-            let fallbacks = oracle(&mut direction);
+            let fallbacks = dual(&mut direction);
             estimate(&mut direction, T::one());
             fallbacks
         }

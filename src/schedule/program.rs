@@ -166,15 +166,14 @@ impl Steps {
     }
 
     /// Chooses places: a result takes the first one whose last reader belongs to an earlier phase.
-    fn place(mut self, input_is_free: bool) -> Program {
+    fn place(mut self) -> Program {
         let end = self.0.len() - 1;
         let mut last_read = vec![0; self.0.len()];
-        let mut input_read = 0;
         for step in &self.0 {
             for value in [step.a, step.b].into_iter().chain(step.added.iter().flatten().map(|(_, v)| *v)) {
-                match value {
-                    Value::Input => input_read = input_read.max(step.phase),
-                    Value::Of(i) => last_read[i] = last_read[i].max(step.phase),
+                // The input stays: the safe iteration begins with it again.
+                if let Value::Of(i) = value {
+                    last_read[i] = last_read[i].max(step.phase);
                 }
             }
         }
@@ -182,16 +181,12 @@ impl Steps {
         order.sort_by_key(|&i| self.0[i].phase);
         // Until which phase each place is read.
         let (mut longs, mut squares): (Vec<(Place, usize)>, Vec<(Place, usize)>) = (vec![], vec![]);
-        if input_is_free {
-            longs.push((Place::Input, input_read));
-        }
         let mut places = vec![None; self.0.len()];
         for &i in order.iter().filter(|&&i| i != end) {
             let step = &self.0[i];
             let long = step.kind == Kind::Long;
             let busy = if long { &mut longs } else { &mut squares };
-            let count = busy.iter().filter(|(place, _)| *place != Place::Input).count();
-            let fresh = if long { Place::Long(count) } else { Place::Square(count) };
+            let fresh = if long { Place::Long(busy.len()) } else { Place::Square(busy.len()) };
             let at = busy.iter().position(|(_, until)| *until < step.phase).unwrap_or_else(|| {
                 busy.push((fresh, 0));
                 busy.len() - 1
@@ -204,8 +199,7 @@ impl Steps {
             // Only the last product has no place, and nobody reads it.
             Value::Of(i) => places[i].unwrap_or(Place::Input),
         };
-        let used = |busy: &[(Place, usize)]| busy.iter().filter(|(place, _)| *place != Place::Input).count();
-        let (longs, squares) = (used(&longs), used(&squares));
+        let (longs, squares) = (longs.len(), squares.len());
         let products = order.into_iter().map(|i| {
             let step = &mut self.0[i];
             Product {
@@ -232,15 +226,15 @@ impl Program {
             NsMethod::Gram => steps.gram_method(&spec.schedule(), &spec.restarts),
             _ => steps.standard(&spec.schedule()),
         }
-        steps.place(false)
+        steps.place()
     }
 
     /// Five standard steps with Jordan's coefficients, which stay bounded whatever the matrix: what takes an iteration's place
-    /// that would leave its bound. Overwrites the input.
+    /// that would leave its bound.
     pub fn safe() -> Self {
         let mut steps = Steps::default();
         steps.standard(&NewtonSchulz::default().schedule());
-        steps.place(true)
+        steps.place()
     }
 
     /// Number of phases.

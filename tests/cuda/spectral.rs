@@ -372,7 +372,7 @@ fn each_group_as_soon_as_its_gradients_are_there() {
 /// What groups move by, of matrices too; of the safe iteration's as well.
 #[test]
 fn what_groups_move_by() {
-    let mut pair = groups("nonfinite = \"skip\"\nupdate_rms = true");
+    let mut pair = groups("nonfinite = \"skip\"\ndiagnostics = true");
     for step in 1..=4 {
         renew_groups(&mut pair);
         if step == 3 {
@@ -386,6 +386,12 @@ fn what_groups_move_by() {
         pair.optimizer.synchronize().expect("done");
         let found = pair.optimizer.status().expect("reports").pop().expect("one");
         assert_eq!(found.applied, step != 3);
+        let (duals, of_card) = (expected.dual_norms, found.dual_norms);
+        for (a, b) in duals.iter().flatten().zip(of_card.iter().flatten()) {
+            // The strips have 8 bits of what is orthogonalised.
+            assert!((a - b).abs() <= 4e-3 * a, "step {step}: {duals:?} {of_card:?}");
+        }
+        assert!(step == 3 || of_card.is_some_and(|d| d[0] > 0.0 && d[1] > 0.0 && d[2] == 0.0), "step {step}");
         let (expected, found) = (expected.update_rms, found.update_rms);
         for (a, b) in expected.iter().flatten().zip(found.iter().flatten()) {
             // Other orders of the same sums.

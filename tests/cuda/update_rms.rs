@@ -7,7 +7,7 @@ use crate::fixture::{Card, Layout, OnCard, Pair};
 use crate::noise::Noise;
 use crate::parity::{RULES, Set, config_with};
 
-const MEASURED: &str = "nonfinite = \"skip\"\nupdate_rms = true";
+const MEASURED: &str = "nonfinite = \"skip\"\ndiagnostics = true";
 
 /// Lengths around those of lanes, rows and chunks.
 fn shapes() -> Vec<Vec<usize>> {
@@ -66,7 +66,7 @@ fn wherever_tensors_begin() {
 /// By groups, of parameters with a gradient, in steps that are applied, in more steps than the ring has entries.
 #[test]
 fn by_groups_and_steps() {
-    let text = "[step]\nnonfinite = \"skip\"\nupdate_rms = true\n[[group]]\nname = \"a\"\nparams = [\"p1\", \"p3\"]\n\
+    let text = "[step]\nnonfinite = \"skip\"\ndiagnostics = true\n[[group]]\nname = \"a\"\nparams = [\"p1\", \"p3\"]\n\
                 algorithm = \"lion\"\nlr = 0.25\nweight_decay = 0\n[[group]]\nname = \"b\"\nparams = [\"p0\"]\n\
                 algorithm = \"adamw\"\nlr = 0.01\n[[group]]\nname = \"c\"\nparams = [\"*\"]\nalgorithm = \"sgd\"\nlr = 0";
     let shapes = [vec![700], vec![2000], vec![65], vec![1024]];

@@ -2,6 +2,7 @@
 
 use super::super::api::{Answer, Argument, CUstream};
 use super::super::graph::Side;
+use super::super::layout::Measured;
 use super::Engine;
 
 /// Which part of a step.
@@ -159,6 +160,8 @@ impl Engine {
                 t.group_count().into(),
                 self.work_at(measured.moved_at).into(),
                 status.into(),
+                t.chunk_count.into(),
+                measured.count.into(),
             ];
             kernels.measure.launch(stream, 1, arguments)?;
         }
@@ -192,8 +195,9 @@ impl Engine {
             kernels.look.launch(stream, cohort.looks.count, arguments)?;
             kernels.pack.launch(stream, cohort.looks.count, &mut arguments[..5])?;
             let moved = t.measured.filter(|_| part.concludes());
-            let moved = moved.map_or(0, |m| self.work_at(m.moved_at) + 8 * u64::from(t.chunk_count));
-            let lists: [Argument; 9] = [
+            let behind = |m: Measured, count: u32| self.work_at(m.moved_at) + 8 * u64::from(count);
+            let [moved, duals] = moved.map_or([0, 0], |m| [behind(m, t.chunk_count), behind(m, m.count)]);
+            let lists: [Argument; 10] = [
                 self.table(t.jobs).into(),
                 orthogonals.into(),
                 matrices.into(),
@@ -203,6 +207,7 @@ impl Engine {
                 at(places.traces).into(),
                 status.into(),
                 moved.into(),
+                duals.into(),
             ];
             let product = &kernels.product[usize::from(cohort.half)];
             for phase in &cohort.phases {
