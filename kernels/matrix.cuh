@@ -42,13 +42,13 @@ __device__ __forceinline__ void put_bits(u8 *p, u8 type, u64 at, const Raw &raw)
         if (N == 1)
             ((u32 *)p)[at] = raw.low.x;
         else
-            *(uint4 *)((float *)p + at) = raw.low;
+            st_16((float *)p + at, raw.low);
         return;
     }
     if (N == 1)
         ((u16 *)p)[at] = (u16)raw.low.x;
     else
-        *(uint2 *)((u16 *)p + at) = {raw.low.x, raw.low.y};
+        st_8((u16 *)p + at, raw.low.x, raw.low.y);
 }
 
 template <u32 N>
@@ -64,4 +64,5 @@ struct Row {
     __device__ __forceinline__ Row(const Segment *segments, const Matrix &m, u32 row)
         : segment(segments + m.first_segment + (m.segments > 1 ? row : 0)),
           start(m.segments > 1 ? 0 : row * m.columns) {}
+    __device__ __forceinline__ Row(const Segment *segment, u64 start) : segment(segment), start(start) {}
 };

@@ -90,6 +90,9 @@ fn the_plan_knows_the_bytes_of_an_optimizer() {
         groups("master = \"compact\"\nstate_dtype = \"bf16\"", "splits = 2"),
         format!("[step]\nmax_grad_norm = 1.0\nseed = 3\n{}", groups("", "")),
         format!("[step]\nnonfinite = \"propagate\"\n{}", groups("", "")),
+        "[[group]]\nparams = [\"m*\"]\nalgorithm = \"scion\"\nlr = 0.1\nnorm = \"rows\"\n[[group]]\nparams = [\"n*\"]\n\
+         algorithm = \"scion\"\nlr = 0.1\nnorm = \"columns\"\n[[group]]\nparams = [\"*\"]\nalgorithm = \"lion\"\n"
+            .to_owned(),
     ];
     let shapes: [(&str, &[usize]); 6] = [
         ("m1", &[1000, 33]),

@@ -24,6 +24,7 @@ use crate::plan::Plan;
 use crate::tensor::Dtype;
 
 mod launches;
+mod lines;
 mod transfer;
 
 const LOST: &str = "What is on the card may be half of a step; the last checkpoint is intact";

@@ -6,6 +6,7 @@ use bytemuck::Pod;
 use super::control::control_bytes;
 use super::elementwise::{Buffer, Buffers, Table};
 use super::engine::Part;
+use super::lines::{self, FACTOR_BYTES, Lines};
 use super::orthogonal::{Launches, Orthogonals, Strips};
 use super::scan::{Matrices, Normalised};
 use super::table::{FOUND_BYTES, GATHERED_BYTES, Range, SCALARS_BYTES, STATUS_BYTES};
@@ -29,6 +30,8 @@ pub(crate) struct Layout {
     /// Offsets in the work space.
     pub control: usize,
     pub status: usize,
+    /// Tiles that are there of each band of lines: zero between steps, wherever tables grow to.
+    pub bands: usize,
     fixed: usize,
     /// What is orthogonalised, and the allocation for it.
     pub schedule: Schedule,
@@ -55,8 +58,9 @@ impl Layout {
         let status = up(control_bytes(plan.groups.len()));
         let schedule = Schedule::new(plan, options.max_workspace)?;
         let strips = Strips::new(&schedule);
-        let fixed = status + up(STATUS_BYTES);
-        Ok(Self { slots, state_bytes: at, control: 0, status, fixed, schedule, strips })
+        let bands = status + up(STATUS_BYTES);
+        let fixed = bands + up(4 * lines::bands(plan));
+        Ok(Self { slots, state_bytes: at, control: 0, status, bands, fixed, schedule, strips })
     }
 
     /// Bytes of all allocations with these tables: state, work space, tables, strips.
@@ -140,6 +144,8 @@ pub(crate) struct Tables {
     pub jobs: usize,
     pub tiles: usize,
     pub looks: usize,
+    pub lined: usize,
+    pub line_tasks: usize,
     pub segment_count: u32,
     pub parameter_count: u32,
     pub chunk_count: u32,
@@ -150,8 +156,11 @@ pub(crate) struct Tables {
     pub found_at: usize,
     pub gathered_at: usize,
     pub squares_at: usize,
+    pub line_squares_at: usize,
+    pub line_factors_at: usize,
     group_chunks: Vec<Range>,
     normalised: Normalised,
+    lines: Lines,
     cohorts: Vec<Launches>,
 }
 
@@ -165,11 +174,15 @@ impl Tables {
             matrices.push(planned, group, buffers, table.segments.len() as u32);
             table.push(planned, group, buffers, seed);
         }
-        let is_elementwise = |group: usize| spectral(plan.groups[group].algorithm().rule()).is_none();
+        let is_elementwise = |group: usize| {
+            let rule = plan.groups[group].algorithm().rule();
+            spectral(rule).is_none() && lines::along_columns(rule).is_none()
+        };
         let group_chunks = table.list_chunks(plan.groups.len(), is_elementwise);
         let orthogonals =
             Orthogonals::new(plan, &layout.schedule, &layout.strips, strips, buffers, &matrices);
         let normalised = matrices.normalised(&plan.groups);
+        let lines = Lines::new(plan, buffers, &matrices);
         let mut bytes = vec![];
         let mut this = Self {
             segments: append(&mut bytes, &table.segments),
@@ -185,6 +198,8 @@ impl Tables {
             jobs: append(&mut bytes, &orthogonals.jobs),
             tiles: append(&mut bytes, &orthogonals.tiles),
             looks: append(&mut bytes, &orthogonals.looks),
+            lined: append(&mut bytes, &lines.lined),
+            line_tasks: append(&mut bytes, &lines.tasks),
             segment_count: table.segments.len() as u32,
             parameter_count: table.parameters.len() as u32,
             chunk_count: table.owners.len() as u32,
@@ -194,21 +209,26 @@ impl Tables {
             found_at: 0,
             gathered_at: 0,
             squares_at: 0,
+            line_squares_at: 0,
+            line_factors_at: 0,
             group_chunks,
             normalised,
+            lines,
             cohorts: orthogonals.cohorts,
             bytes: vec![],
         };
         this.found_at = this.scalars_at + up(SCALARS_BYTES * table.segments.len());
         this.gathered_at = this.found_at + up(FOUND_BYTES * matrices.tasks.len());
         this.squares_at = this.gathered_at + up(GATHERED_BYTES * matrices.matrices.len());
+        this.line_squares_at = this.squares_at + up(8 * this.normalised.tasks.len());
+        this.line_factors_at = this.line_squares_at + up(8 * this.lines.squares);
         this.bytes = bytes;
         this
     }
 
     fn end_of_work(&self, fixed: usize) -> usize {
         debug_assert_eq!(fixed, self.scalars_at);
-        self.squares_at + up(8 * self.normalised.tasks.len())
+        self.line_factors_at + up(FACTOR_BYTES * self.lines.factors)
     }
 
     /// Everything that launches depend on: tables of equal shape may take each other's place.
@@ -230,6 +250,14 @@ impl Tables {
     /// The cohorts of a part of a step.
     pub fn cohorts_of(&self, part: Part) -> impl Iterator<Item = &Launches> {
         self.cohorts.iter().filter(move |cohort| part.group().is_none_or(|group| group == cohort.group))
+    }
+
+    /// The tiles of lines of a part of a step.
+    pub fn line_tiles_of(&self, part: Part) -> Range {
+        match part {
+            Part::All => Range { first: 0, count: self.lines.tasks.len() as u32 },
+            Part::Group(group) => self.lines.groups[group],
+        }
     }
 
     /// The normalised matrices of a part of a step, and their blocks.

@@ -107,10 +107,10 @@ fn driver(calls: impl FnOnce() -> Vec<sys::CUresult>) {
 }
 
 /// A caller's own graph.
-struct Graph(sys::CUgraphExec, Arc<Stream>);
+pub struct Graph(sys::CUgraphExec, Arc<Stream>);
 
 impl Graph {
-    fn capture(stream: &Arc<Stream>, work: impl FnOnce()) -> Graph {
+    pub fn capture(stream: &Arc<Stream>, work: impl FnOnce()) -> Graph {
         let raw: sys::CUstream = stream.as_raw().cast();
         // Tests beside this one allocate, which a global capture forbids to all threads.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -128,7 +128,7 @@ impl Graph {
         Graph(exec, stream.clone())
     }
 
-    fn launch(&self) {
+    pub fn launch(&self) {
         // SAFETY: as above.
         driver(|| vec![unsafe { sys::cuGraphLaunch(self.0, self.1.as_raw().cast()) }]);
     }

@@ -10,6 +10,7 @@ mod device_tensors;
 mod fixture;
 mod graphs;
 mod lifecycle;
+mod lines;
 mod noise;
 mod parity;
 mod refusal;

@@ -103,6 +103,7 @@ impl Engine {
         let waves = if t.chunk_count / t.segment_count.max(1) >= 16 { 4 } else { 1 };
         let blocks = chunks.count.div_ceil(4).min(kernels.elementwise.resident * waves);
         kernels.elementwise.launch(stream, blocks, arguments)?;
+        self.divide_lines(part, stream)?;
         self.orthogonalise(part, stream)?;
         match side {
             _ if part != Part::All => Ok(()),
