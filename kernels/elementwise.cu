@@ -328,7 +328,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 5) elementwise_measured(co
 
 // What the groups moved by: 256 lanes add up the chunks of each. `elements`: of the group, with a gradient. By one block.
 extern "C" __global__ void __launch_bounds__(LANES) measure(const Range *chunks, const double *elements, u32 groups,
-                                                            const double *moved, Status *status, u32 chunk_count,
+                                                            const double *moved, Status *status, u32 plain,
                                                             u32 all) {
     __shared__ double sums[LANES];
     double *out = (double *)(status + 1) + (status->steps - 1) % ENTRIES * (2 * groups + 1);
@@ -342,8 +342,8 @@ extern "C" __global__ void __launch_bounds__(LANES) measure(const Range *chunks,
         __syncthreads();
         // What is orthogonalised has its dual norms' parts behind all that moved.
         sum = 0.0;
-        if (range.first >= chunk_count)
-            for (u32 c = threadIdx.x; c < range.count; c += LANES) sum = __dadd_rn(sum, moved[all + range.first - chunk_count + c]);
+        if (range.first >= plain)
+            for (u32 c = threadIdx.x; c < range.count; c += LANES) sum = __dadd_rn(sum, moved[all + range.first - plain + c]);
         const double dual = total_of_lanes(sums, sum);
         if (threadIdx.x == 0) out[groups + g] = dual;
         __syncthreads();

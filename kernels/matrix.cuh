@@ -13,8 +13,10 @@ __device__ __forceinline__ void get(const u8 *p, u8 type, u64 at, float (&v)[N])
         if (N == 1) {
             v[0] = *from;
         } else {
-            const float4 q = *(const float4 *)from;
-            v[0] = q.x, v[1 % N] = q.y, v[2 % N] = q.z, v[3 % N] = q.w;
+            // As an instruction: of a plain load the compiler makes two.
+            const uint4 q = ld_16(from);
+            v[0] = __uint_as_float(q.x), v[1 % N] = __uint_as_float(q.y);
+            v[2 % N] = __uint_as_float(q.z), v[3 % N] = __uint_as_float(q.w);
         }
         return;
     }
@@ -42,13 +44,13 @@ __device__ __forceinline__ void put_bits(u8 *p, u8 type, u64 at, const Raw &raw)
         if (N == 1)
             ((u32 *)p)[at] = raw.low.x;
         else
-            *(uint4 *)((float *)p + at) = raw.low;
+            st_16((float *)p + at, raw.low);
         return;
     }
     if (N == 1)
         ((u16 *)p)[at] = (u16)raw.low.x;
     else
-        *(uint2 *)((u16 *)p + at) = {raw.low.x, raw.low.y};
+        st_8((u16 *)p + at, raw.low.x, raw.low.y);
 }
 
 template <u32 N>
@@ -64,4 +66,5 @@ struct Row {
     __device__ __forceinline__ Row(const Segment *segments, const Matrix &m, u32 row)
         : segment(segments + m.first_segment + (m.segments > 1 ? row : 0)),
           start(m.segments > 1 ? 0 : row * m.columns) {}
+    __device__ __forceinline__ Row(const Segment *segment, u64 start) : segment(segment), start(start) {}
 };

@@ -133,7 +133,7 @@ __device__ __forceinline__ void pack_tile(const Orthogonal &o, const Matrix &m, 
         if (N == 1)
             *(u16 *)to = (u16)pack_two<HALF>(x[0], 0.0f);
         else
-            *(uint2 *)to = {pack_two<HALF>(x[0], x[1 % N]), pack_two<HALF>(x[2 % N], x[3 % N])};
+            st_8(to, pack_two<HALF>(x[0], x[1 % N]), pack_two<HALF>(x[2 % N], x[3 % N]));
     });
 }
 

@@ -5,8 +5,8 @@
 // matrix's Gram matrix: where the result would leave its bound, the last product does nothing and a launch at the end runs the
 // safe iteration.
 
-#include "matrix.cuh"
 #include "product.cuh"
+#include "update.cuh"
 
 // What the kernels of a phase read.
 struct Lists {
@@ -25,52 +25,6 @@ struct Lists {
 const u32 PITCH = 72;  // floats of a row of a quarter in shared memory: rows 4 apart lie in other banks
 const u32 OWN = STRIP * PITCH * 4;  // a warp's part of shared memory after the products
 static_assert(4 * OWN <= PRODUCT_SHARED && OWN >= 2 * SQUARE_BYTES, "epilogues take the place of the stages");
-
-// Decay, scale and update of N elements with their direction. Returns the squares of what they moved by.
-template <u32 N>
-__device__ __forceinline__ float update_elements(const Row &row, const Scalars &s, u32 column, bool lmo_first, float (&u)[N]) {
-    const Segment &t = *row.segment;
-    const u64 at = row.start + column;
-    const bool low = t.type_full == LOW, full = t.full, random = s.flags & STOCHASTIC;
-    auto dither = [&](bool on, u32 buffer) { return Dither{on, {t.key[0], t.key[1]}, s.step, buffer, t.index + at}; };
-    Values<N> w = {};
-    for (u32 i = 0; i < N; i++) w.g[i] = u[i];
-    if (lmo_first && t.momentum) {
-        get<N>(t.momentum, t.type_momentum, at, w.m);
-        estimate(s, w);
-        put<N>(t.momentum, t.type_momentum, at, w.m, dither(random, 1));
-    }
-    if (low) {
-        u16 high[N], rest[N];
-        for (u32 i = 0; i < N; i++) high[i] = ((const u16 *)t.visible)[at + i], rest[i] = ((const u16 *)t.full)[at + i];
-        for (u32 i = 0; i < N; i++) w.x[i] = __uint_as_float(((u32)high[i] << 16) + (u32)(int)(short)rest[i]);
-    } else if (full) {
-        get<N>(t.full, t.type_full, at, w.x);
-    } else {
-        get<N>(t.visible, t.type_visible, at, w.x);
-    }
-    float before[N];
-    for (u32 i = 0; i < N; i++) before[i] = w.x[i];
-    Scalars given = s;
-    given.flags |= NORMALISED;
-    given.first = given.second = given.inverse = 1.0f;  // the direction is one already
-    apply(given, w);
-    float squares = 0.0f;
-    for (u32 i = 0; i < N; i++) squares = add(squares, mul(sub(w.x[i], before[i]), sub(w.x[i], before[i])));
-    if (low) {
-        Raw high, rest;
-        split<N>(w.x, high, rest);
-        put_bits<N>(t.visible, BF16, at, high);
-        put_bits<N>(t.full, BF16, at, rest);
-        return squares;
-    }
-    if (full) put<N>(t.full, t.type_full, at, w.x, dither(false, 0));
-    if (s.flags & EXTRAPOLATED)
-        put<N>(t.visible, t.type_visible, at, w.y, dither(false, 0));
-    else
-        put<N>(t.visible, t.type_visible, at, w.x, dither(random && !full, 0));
-    return squares;
-}
 
 // A quarter of the last product updates its part of the parameter. Returns the squares of what it moved by.
 template <u32 N>

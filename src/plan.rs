@@ -175,7 +175,9 @@ impl Plan {
             let copied = size(Slot::Point) + size(Slot::Master) > 0;
             let parameter = p.spec.dtype.size() * if copied { 1 } else { 2 };
             let norm = match algorithm.rule() {
-                Rule::Lmo(lmo) if lmo.norm == Norm::Frobenius => gradients + size(Slot::Momentum),
+                Rule::Lmo(lmo) if matches!(lmo.norm, Norm::Frobenius | Norm::Rows | Norm::Columns) => {
+                    gradients + size(Slot::Momentum)
+                }
                 _ => 0,
             };
             let scan = match algorithm.rule() {

@@ -61,11 +61,24 @@ fn step(
     grad: Dtype,
     lengths: &[usize],
 ) -> BTreeMap<String, Counted> {
+    let shapes: Vec<_> = lengths.iter().map(|&n| vec![n]).collect();
+    step_of(emulator, step, group, dtype, grad, &shapes)
+}
+
+/// The same of tensors of these shapes.
+fn step_of(
+    emulator: &Emulator,
+    step: &str,
+    group: &str,
+    dtype: Dtype,
+    grad: Dtype,
+    shapes: &[Vec<usize>],
+) -> BTreeMap<String, Counted> {
     let config = Config::parse(&format!("[step]\n{step}\n[[group]]\nparams = [\"*\"]\nlr = 0.01\n{group}"))
         .expect("legal");
     let previous = config.groups[0].algorithm().needs_previous_gradient();
-    let parameters = lengths.iter().enumerate().map(|(i, &n)| {
-        let zeros = |dtype| Tensor::zeros(dtype, &[n]).expect("it fits");
+    let parameters = shapes.iter().enumerate().map(|(i, shape)| {
+        let zeros = |dtype| Tensor::zeros(dtype, shape).expect("it fits");
         let parameter = Parameter::new(format!("p{i}"), zeros(dtype)).grad(zeros(grad));
         if previous { parameter.prev_grad(zeros(grad)) } else { parameter }
     });
@@ -192,6 +205,35 @@ fn norms_read_what_the_direction_is_made_of() {
     // Gradient and momentum, and as with the scan; then the step itself.
     assert!((bytes("norms") - 6.0).abs() < 0.1, "{}", bytes("norms"));
     assert!((bytes("elementwise") - 14.0).abs() < 0.15, "{}", bytes("elementwise"));
+}
+
+/// Rows and columns cost the same: all accesses are along rows. Beside the tensors a block is told of its tile, and each line has
+/// a sum of squares a tile.
+#[test]
+fn lines_are_two_passes_whichever_way_they_run() {
+    let emulator = emulator();
+    for norm in ["rows", "columns"] {
+        let group = format!("algorithm = \"scion\"\nnorm = \"{norm}\"");
+        for (dtype, first, second) in [(Dtype::Bf16, 6.0, 14.0), (Dtype::F32, 8.0, 20.0)] {
+            let shapes = [vec![1024, 1024]];
+            let counted = step_of(&emulator, "nonfinite = \"propagate\"", &group, dtype, dtype, &shapes);
+            for (kernel, expected) in [("lengths", first), ("divide", second)] {
+                let bytes = counted[kernel].moved as f64 / N as f64;
+                let instructions = counted[kernel].lane_instructions as f64 / N as f64;
+                println!(
+                    "{norm} {dtype} {kernel}: {bytes:.3} B/element, {instructions:.1} lane instructions"
+                );
+                assert!((bytes - expected).abs() < 0.8, "{norm} {dtype} {kernel}: {bytes} B/element");
+                assert_eq!(counted[kernel].launches, 1);
+            }
+            assert!(!counted.contains_key("elementwise"), "{counted:?}");
+        }
+    }
+    let shapes: Vec<_> = (0..300).map(|i| vec![1 + i % 7, 1 + i % 90]).collect();
+    let group = "algorithm = \"scion\"\nnorm = \"rows\"";
+    let counted = step_of(&emulator, "nonfinite = \"propagate\"", group, Dtype::Bf16, Dtype::Bf16, &shapes);
+    assert!(counted.values().all(|kernel| kernel.launches == 1), "{counted:?}");
+    assert_eq!(counted.len(), 3, "{counted:?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use orthant::algorithm::NsDtype;
 use orthant::config::Config;
 use orthant::cuda::{self, Context, DeviceBuffer, Stream};
 use orthant::{Algorithm, Device, DeviceTensor, Dtype, Group, Optimizer, Parameter, StepOptions, Tensor};
@@ -90,6 +91,9 @@ fn the_plan_knows_the_bytes_of_an_optimizer() {
         groups("master = \"compact\"\nstate_dtype = \"bf16\"", "splits = 2"),
         format!("[step]\nmax_grad_norm = 1.0\nseed = 3\n{}", groups("", "")),
         format!("[step]\nnonfinite = \"propagate\"\n{}", groups("", "")),
+        "[[group]]\nparams = [\"m*\"]\nalgorithm = \"scion\"\nlr = 0.1\nnorm = \"rows\"\n[[group]]\nparams = [\"n*\"]\n\
+         algorithm = \"scion\"\nlr = 0.1\nnorm = \"columns\"\n[[group]]\nparams = [\"*\"]\nalgorithm = \"lion\"\n"
+            .to_owned(),
     ];
     let shapes: [(&str, &[usize]); 6] = [
         ("m1", &[1000, 33]),
@@ -119,7 +123,8 @@ fn the_plan_knows_the_bytes_of_an_optimizer() {
 fn a_plan_without_kernels_is_refused() {
     let spec =
         orthant::ParameterSpec { name: "w".into(), shape: vec![4, 4], dtype: Dtype::F32, grad_dtype: None };
-    let group = Group::new("hidden", Algorithm::orthogonal_sgdm()).lr(0.1).params(["*"]);
+    let group =
+        Group::new("hidden", Algorithm::orthogonal_sgdm().ns_dtype(NsDtype::F32)).lr(0.1).params(["*"]);
     let plan = orthant::Plan::new(vec![group], vec![spec], None).expect("legal");
     let refused = cuda::device_bytes(&plan, &StepOptions::default()).expect_err("no kernels").to_string();
     assert!(refused.contains("group `hidden`") && refused.contains("device `cpu`"), "{refused}");

@@ -85,6 +85,7 @@ pub(crate) fn group_entry(group: &Group, hyper: Hyperparameters) -> Option<Entry
                 (Norm::Sign, _) => {}
                 (Norm::Frobenius, Order::EstimateFirst) => set(true, flag::NORMALISED),
                 (Norm::Spectral | Norm::RmsToRms, _) => {}
+                (Norm::Rows | Norm::Columns, Order::EstimateFirst) => {}
                 _ => return None,
             }
             let estimator = &lmo.estimator;

@@ -26,6 +26,7 @@ use crate::schedule::Schedule;
 use crate::tensor::Dtype;
 
 mod launches;
+mod lines;
 mod transfer;
 
 pub(crate) use launches::Part;

@@ -55,6 +55,8 @@ pub(crate) struct Kernels {
     pub accumulate: Kernel,
     pub look: Kernel,
     pub pack: Kernel,
+    pub lengths: Kernel,
+    pub divide: Kernel,
     /// Of bf16 and of f16.
     pub product: [Kernel; 2],
     /// What was loaded: architecture and whether it is machine code.
@@ -69,6 +71,7 @@ impl Kernels {
         let (scan, _) = load(context, "scan")?;
         let (accumulate, _) = load(context, "accumulate")?;
         let (pack, _) = load(context, "pack")?;
+        let (lines, _) = load(context, "lines")?;
         let (product, _) = load(context, "sm80_product")?;
         let sharing = |module: &Module, name: &str, threads: u32, shared: u32| {
             let found = api::function(module.0.0, name).and_then(|function| {
@@ -97,9 +100,11 @@ impl Kernels {
             accumulate: of(&accumulate, "accumulate", 128)?,
             look: of(&pack, "look", 128)?,
             pack: of(&pack, "pack", 128)?,
+            lengths: of(&lines, "lengths", 256)?,
+            divide: of(&lines, "divide", 256)?,
             product: [tiles("product_bf16")?, tiles("product_f16")?],
             loaded,
-            _modules: vec![elementwise, scan, accumulate, pack, product],
+            _modules: vec![elementwise, scan, accumulate, pack, lines, product],
         })
     }
 }

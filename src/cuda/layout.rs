@@ -6,6 +6,7 @@ use bytemuck::Pod;
 use super::control::{control_bytes, moved_bytes};
 use super::elementwise::{Buffer, Buffers, Table};
 use super::engine::Part;
+use super::lines::{self, FACTOR_BYTES, Lines};
 use super::orthogonal::{Launches, Orthogonals, Strips};
 use super::scan::{Matrices, Normalised};
 use super::table::{FOUND_BYTES, GATHERED_BYTES, Range, SCALARS_BYTES, STATUS_BYTES};
@@ -31,6 +32,8 @@ pub(crate) struct Layout {
     pub status: usize,
     /// Bytes of it, with what groups moved by where steps measure that.
     pub status_bytes: usize,
+    /// Tiles that are there of each band of lines: zero between steps, wherever tables grow to.
+    pub bands: usize,
     fixed: usize,
     /// What is orthogonalised, and the allocation for it.
     pub schedule: Schedule,
@@ -59,8 +62,9 @@ impl Layout {
         let strips = Strips::new(&schedule);
         let measured = options.diagnostics;
         let status_bytes = STATUS_BYTES + if measured { moved_bytes(plan.groups.len()) } else { 0 };
-        let fixed = status + up(status_bytes);
-        Ok(Self { slots, state_bytes: at, control: 0, status, status_bytes, fixed, schedule, strips })
+        let bands = status + up(status_bytes);
+        let fixed = bands + up(4 * lines::bands(plan));
+        Ok(Self { slots, state_bytes: at, control: 0, status, status_bytes, bands, fixed, schedule, strips })
     }
 
     /// The same with other orthogonalisations.
@@ -150,6 +154,8 @@ pub(crate) struct Tables {
     pub jobs: usize,
     pub tiles: usize,
     pub looks: usize,
+    pub lined: usize,
+    pub line_tasks: usize,
     pub segment_count: u32,
     pub parameter_count: u32,
     pub chunk_count: u32,
@@ -163,8 +169,11 @@ pub(crate) struct Tables {
     /// Where steps measure what groups move by: their chunks and numbers of elements in the tables, and the sums of chunks in
     /// the work space.
     pub measured: Option<Measured>,
+    pub line_squares_at: usize,
+    pub line_factors_at: usize,
     group_chunks: Vec<Range>,
     normalised: Normalised,
+    lines: Lines,
     cohorts: Vec<Launches>,
     strips: Strips,
 }
@@ -174,7 +183,9 @@ pub(crate) struct Measured {
     pub chunks: usize,
     pub elements: usize,
     pub moved_at: usize,
-    /// Sums: of chunks, then of tiles of last products. Behind them come the dual norms' parts of those tiles.
+    /// Sums: of chunks, then of tiles of lines;
+    pub plain: u32,
+    /// and of tiles of last products. Behind them come the dual norms' parts of those.
     pub count: u32,
     duals: u32,
 }
@@ -196,11 +207,15 @@ impl Tables {
             matrices.push(planned, group, buffers, table.segments.len() as u32);
             table.push(planned, group, buffers, seed);
         }
-        let is_elementwise = |group: usize| spectral(plan.groups[group].algorithm().rule()).is_none();
+        let is_elementwise = |group: usize| {
+            let rule = plan.groups[group].algorithm().rule();
+            spectral(rule).is_none() && lines::along_columns(rule).is_none()
+        };
         let group_chunks = table.list_chunks(plan.groups.len(), is_elementwise);
         let orthogonals =
             Orthogonals::new(plan, &layout.schedule, &layout.strips, strips, buffers, &matrices);
         let normalised = matrices.normalised(&plan.groups);
+        let lines = Lines::new(plan, buffers, &matrices);
         let mut bytes = vec![];
         let mut this = Self {
             segments: append(&mut bytes, &table.segments),
@@ -216,6 +231,8 @@ impl Tables {
             jobs: append(&mut bytes, &orthogonals.jobs),
             tiles: append(&mut bytes, &orthogonals.tiles),
             looks: append(&mut bytes, &orthogonals.looks),
+            lined: append(&mut bytes, &lines.lined),
+            line_tasks: append(&mut bytes, &lines.tasks),
             segment_count: table.segments.len() as u32,
             parameter_count: table.parameters.len() as u32,
             chunk_count: table.owners.len() as u32,
@@ -226,8 +243,11 @@ impl Tables {
             gathered_at: 0,
             squares_at: 0,
             measured: None,
+            line_squares_at: 0,
+            line_factors_at: 0,
             group_chunks,
             normalised,
+            lines,
             cohorts: orthogonals.cohorts,
             strips: layout.strips,
             bytes: vec![],
@@ -235,25 +255,35 @@ impl Tables {
         this.found_at = this.scalars_at + up(SCALARS_BYTES * table.segments.len());
         this.gathered_at = this.found_at + up(FOUND_BYTES * matrices.tasks.len());
         this.squares_at = this.gathered_at + up(GATHERED_BYTES * matrices.matrices.len());
+        this.line_squares_at = this.squares_at + up(8 * this.normalised.tasks.len());
+        this.line_factors_at = this.line_squares_at + up(8 * this.lines.squares);
         if measured {
             let mut elements = vec![0.0f64; plan.groups.len()];
             for segment in table.segments.iter().filter(|segment| segment.gradient != 0) {
                 elements[segment.group as usize] += segment.numel as f64;
             }
-            // Behind the chunks come tiles of last products.
+            // Behind the chunks come tiles of lines, then of last products.
+            let lines = this.lines.tasks.len() as u32;
+            let plain = this.chunk_count + lines;
             let mut chunks = this.group_chunks.clone();
+            for (range, tiles) in
+                chunks.iter_mut().zip(&this.lines.groups).filter(|(_, tiles)| tiles.count > 0)
+            {
+                *range = Range { first: this.chunk_count + tiles.first, count: tiles.count };
+            }
             for cohort in &this.cohorts {
                 let range = &mut chunks[cohort.group];
                 if range.count == 0 {
-                    range.first = this.chunk_count + cohort.moved.first;
+                    range.first = plain + cohort.moved.first;
                 }
                 range.count += cohort.moved.count;
             }
             this.measured = Some(Measured {
                 chunks: append(&mut bytes, &chunks),
                 elements: append(&mut bytes, &elements),
-                moved_at: this.squares_at + up(8 * this.normalised.tasks.len()),
-                count: this.chunk_count + orthogonals.moved,
+                moved_at: this.line_factors_at + up(FACTOR_BYTES * this.lines.factors),
+                plain,
+                count: plain + orthogonals.moved,
                 duals: orthogonals.moved,
             });
         }
@@ -265,7 +295,7 @@ impl Tables {
         debug_assert_eq!(fixed, self.scalars_at);
         match self.measured {
             Some(measured) => measured.moved_at + up(8 * (measured.count + measured.duals) as usize),
-            None => self.squares_at + up(8 * self.normalised.tasks.len()),
+            None => self.line_factors_at + up(FACTOR_BYTES * self.lines.factors),
         }
     }
 
@@ -292,6 +322,14 @@ impl Tables {
     /// The cohorts of a part of a step.
     pub fn cohorts_of(&self, part: Part) -> impl Iterator<Item = &Launches> {
         self.cohorts.iter().filter(move |cohort| part.group().is_none_or(|group| group == cohort.group))
+    }
+
+    /// The tiles of lines of a part of a step.
+    pub fn line_tiles_of(&self, part: Part) -> Range {
+        match part {
+            Part::All => Range { first: 0, count: self.lines.tasks.len() as u32 },
+            Part::Group(group) => self.lines.groups[group],
+        }
     }
 
     /// The normalised matrices of a part of a step, and their blocks.

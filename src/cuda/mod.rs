@@ -14,6 +14,7 @@ mod engine;
 mod graph;
 mod kernels;
 mod layout;
+mod lines;
 mod memory;
 mod order;
 mod orthogonal;
@@ -54,8 +55,8 @@ pub fn check_plan(device: Device, plan: &Plan) -> Result<()> {
 }
 
 /// The families of kernels that take a group's parameters through a step, in order: `scan` where steps look at all gradients
-/// first, `norms` where a direction is divided by its norm, `elementwise`; or `pack` and `sm80_product` where matrices are
-/// orthogonalised.
+/// first, `norms` where a direction is divided by its norm, `elementwise`; or `lines` where rows or columns are divided by
+/// theirs; or `pack` and `sm80_product` where matrices are orthogonalised.
 ///
 /// # Errors
 /// An algorithm that has no kernels, with the group's name and the remedy; illegal hyperparameters.
@@ -74,10 +75,12 @@ pub fn kernels(group: &Group, options: &StepOptions) -> Result<Vec<&'static str>
     }
     let normalised = matches!(rule, Rule::Lmo(lmo) if lmo.norm == Norm::Frobenius);
     let spectral = schedule::spectral(rule).is_some();
+    let lines = lines::along_columns(rule).is_some();
     let families = [
         ("scan", options.decides()),
         ("norms", normalised),
-        ("elementwise", !spectral),
+        ("elementwise", !spectral && !lines),
+        ("lines", lines),
         ("pack", spectral),
         ("sm80_product", spectral),
     ];
@@ -94,18 +97,19 @@ pub fn launches(plan: &Plan, options: &StepOptions) -> Result<u32> {
         let is = matches!(plan.group_of(p).algorithm().rule(), Rule::Lmo(lmo) if lmo.norm == Norm::Frobenius);
         is && !p.matrices.is_empty()
     };
-    // Beside the scalars of the step: the scan with what it adds up to, norms with theirs, the elements; of each cohort norms,
-    // strips, products, and what the guard sends elsewhere.
+    // Beside the scalars of the step: the scan with what it adds up to, norms with theirs, lines with theirs, the elements; of each
+    // cohort norms, strips, products, and what the guard sends elsewhere.
     let scan = if options.decides() { 3 } else { 0 };
     let norms = if plan.parameters.iter().any(normalised) { 2 } else { 0 };
-    let elementwise = plan
-        .parameters
-        .iter()
-        .any(|p| p.numel() > 0 && schedule::spectral(plan.group_of(p).algorithm().rule()).is_none());
+    let rules =
+        || plan.parameters.iter().filter(|p| p.numel() > 0).map(|p| plan.group_of(p).algorithm().rule());
+    let is_lined = |rule: &Rule| lines::along_columns(rule).is_some();
+    let elementwise = rules().any(|rule| schedule::spectral(rule).is_none() && !is_lined(rule));
+    let lines = if rules().any(is_lined) { 2 } else { 0 };
     let schedule = Schedule::new(plan, options.max_workspace)?;
     let cohorts: usize = schedule.cohorts.iter().map(|cohort| 3 + cohort.launches.len()).sum();
     let measure = u32::from(options.diagnostics);
-    Ok(1 + scan + norms + u32::from(elementwise) + measure + cohorts as u32)
+    Ok(1 + scan + norms + lines + u32::from(elementwise) + measure + cohorts as u32)
 }
 
 /// Bytes of device memory that an optimizer of this plan holds beside the tensors: state, work space, tables. Exact for

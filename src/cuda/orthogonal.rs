@@ -4,7 +4,7 @@ use super::elementwise::{Buffer, Buffers};
 use super::scan::Matrices;
 use super::table::{Job, Orthogonal, PROGRESS_BYTES, Range, TRACES_BYTES, Task, Tile, form};
 use crate::algorithm::Slot;
-use crate::plan::Plan;
+use crate::plan::{MatrixView, Plan};
 use crate::schedule::spectral;
 use crate::schedule::{Cohort, Extents, Form, Item, Place, Product, Program, Schedule};
 
@@ -121,7 +121,7 @@ impl Orthogonals {
                     jobs: safe.products.len() as u32,
                     half: cohort.half.into(),
                     lmo_first: lmo_first.into(),
-                    groups: has_groups(item, &buffers[item.parameter]).into(),
+                    groups: has_groups(&item.view, &buffers[item.parameter]).into(),
                     pad: 0,
                 });
                 this.looks.extend((0..squares).map(|block| Task { matrix: index, block }));
@@ -201,14 +201,14 @@ fn make_job(
 }
 
 /// Whether four elements of a row lie at a multiple of their bytes in every buffer.
-fn has_groups(item: &Item, buffers: &Buffers) -> bool {
+pub(super) fn has_groups(view: &MatrixView, buffers: &Buffers) -> bool {
     let slots = [Slot::Momentum, Slot::Point, Slot::Master, Slot::Low];
     let state = slots.map(|slot| buffers.slot(&[slot]));
     let tensors = [Some(buffers.parameter), buffers.gradient, buffers.previous];
     let aligned = |buffer: &Buffer| {
         let bytes = 4 * buffer.dtype.size() as u64;
-        buffer.place(item.view.offset, item.view.columns).is_multiple_of(bytes)
+        buffer.place(view.offset, view.columns).is_multiple_of(bytes)
             && buffer.row_stride.is_none_or(|stride| stride.is_multiple_of(4))
     };
-    item.view.columns.is_multiple_of(4) && tensors.iter().chain(&state).flatten().all(aligned)
+    view.columns.is_multiple_of(4) && tensors.iter().chain(&state).flatten().all(aligned)
 }

@@ -116,6 +116,7 @@ impl Matrices {
 fn frobenius_eps(lmo: &Lmo, view: MatrixView) -> (f64, bool) {
     match lmo.eps.form {
         EpsForm::Clamp => (lmo.eps.value, false),
+        EpsForm::Add if lmo.norm.is_spectral() => (lmo.eps.value, true),
         EpsForm::Add => {
             let radius = if let Scale::Scion(radius) = lmo.scale { radius } else { 1.0 };
             let factor = if radius == 0.0 {

@@ -180,7 +180,7 @@ impl Steps {
         let mut order: Vec<usize> = (0..self.0.len()).collect();
         order.sort_by_key(|&i| self.0[i].phase);
         // Until which phase each place is read.
-        let (mut longs, mut squares): (Vec<(Place, usize)>, Vec<(Place, usize)>) = (vec![], vec![]);
+        let [mut longs, mut squares]: [Vec<(Place, usize)>; 2] = [vec![], vec![]];
         let mut places = vec![None; self.0.len()];
         for &i in order.iter().filter(|&&i| i != end) {
             let step = &self.0[i];

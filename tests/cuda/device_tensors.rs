@@ -10,7 +10,13 @@ use crate::noise::Noise;
 use crate::parity::{RULES, Set, config, config_with};
 
 /// Steps on the CPU and with the tensors as `layout` has them, compared after each.
-fn compare(config: &str, (dtype, grad): (Dtype, Dtype), shapes: &[Vec<usize>], layout: Layout, steps: usize) {
+pub fn compare(
+    config: &str,
+    (dtype, grad): (Dtype, Dtype),
+    shapes: &[Vec<usize>],
+    layout: Layout,
+    steps: usize,
+) {
     let config = Config::parse(config).unwrap_or_else(|e| panic!("{e}"));
     let mut noise = Noise(shapes.len() as u64 + layout.skew as u64);
     let cpu = Set::new(&mut noise, dtype, grad, shapes);

@@ -11,6 +11,7 @@ mod fixture;
 mod graphs;
 mod halves;
 mod lifecycle;
+mod lines;
 mod noise;
 mod parity;
 mod refusal;

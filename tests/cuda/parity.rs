@@ -97,7 +97,7 @@ pub fn assert_same(what: &str, (cpu, a): (&Set, &Optimizer), (card, b): (&Set, &
 }
 
 /// Runs steps on the CPU and on the card, and compares every bit after each.
-fn compare(config: &str, dtype: Dtype, grad: Dtype, shapes: &[Vec<usize>], steps: usize, seed: u64) {
+pub fn compare(config: &str, dtype: Dtype, grad: Dtype, shapes: &[Vec<usize>], steps: usize, seed: u64) {
     let mut config = Config::parse(config).unwrap_or_else(|e| panic!("{e}"));
     config.options.seed = seed;
     let mut noise = Noise(seed ^ shapes.len() as u64);

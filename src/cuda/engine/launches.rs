@@ -152,6 +152,7 @@ impl Engine {
                 kernel.launch(stream, chunks.count.div_ceil(4).min(kernel.resident * waves), all)?;
             }
         }
+        self.divide_lines(part, stream)?;
         self.orthogonalise(part, stream)?;
         if let Some(measured) = measured {
             let arguments = &mut [
@@ -160,7 +161,7 @@ impl Engine {
                 t.group_count().into(),
                 self.work_at(measured.moved_at).into(),
                 status.into(),
-                t.chunk_count.into(),
+                measured.plain.into(),
                 measured.count.into(),
             ];
             kernels.measure.launch(stream, 1, arguments)?;
@@ -196,7 +197,7 @@ impl Engine {
             kernels.pack.launch(stream, cohort.looks.count, &mut arguments[..5])?;
             let moved = t.measured.filter(|_| part.concludes());
             let behind = |m: Measured, count: u32| self.work_at(m.moved_at) + 8 * u64::from(count);
-            let [moved, duals] = moved.map_or([0, 0], |m| [behind(m, t.chunk_count), behind(m, m.count)]);
+            let [moved, duals] = moved.map_or([0, 0], |m| [behind(m, m.plain), behind(m, m.count)]);
             let lists: [Argument; 10] = [
                 self.table(t.jobs).into(),
                 orthogonals.into(),
