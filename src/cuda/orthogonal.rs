@@ -141,7 +141,8 @@ impl Orthogonals {
     }
 }
 
-fn make_job(
+/// A product as the kernels read it. `arena`: where the item's cohort has its work space.
+pub(super) fn make_job(
     product: &Product,
     item: &Item,
     safe: &Program,
