@@ -226,13 +226,22 @@ fn parity_holds_and_says_so() {
         let report = json(dir.path(), line);
         assert_eq!(report["device"], device);
         let rows = report["rows"].as_array().expect("rows");
+        let (spectral, rows): (Vec<&Value>, Vec<&Value>) =
+            rows.iter().partition(|row| row.get("method").is_some());
         let of = |kind: &str| -> Vec<&Value> {
-            rows.iter().filter(|row| row["case"].as_str().expect("a name").ends_with(kind)).collect()
+            rows.iter().copied().filter(|row| row["case"].as_str().expect("a name").ends_with(kind)).collect()
         };
         let (exact, near) = (of(": bits"), of(": f64"));
         assert_eq!(exact.len(), if bits { near.len() } else { 0 });
         assert!(near.len() > 40 && exact.len() + near.len() == rows.len());
         assert!(exact.iter().all(|row| row["tolerance"] == 0.0 && row["error"] == 0.0 && row["ok"] == true));
+        for row in spectral {
+            let number = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
+            assert!(number("error") <= number("tolerance") && row["ok"] == true, "{row}");
+            assert!(number("sigma_max") <= number("sigma_limit") && number("sigma_limit") < 1.4, "{row}");
+            let zero = row["case"].as_str().expect("a name").starts_with("zero");
+            assert!(zero == row["dual"].is_null() && (zero || number("error") > 0.0), "{row}");
+        }
         for row in near {
             let error = row["error"].as_f64().expect("a number");
             assert!(row["tolerance"] == 1.0 && error <= 1.0 && row["ok"] == true, "{row}");
@@ -242,6 +251,7 @@ fn parity_holds_and_says_so() {
     }
     let text = good(dir.path(), "parity --quick --device emulated");
     assert!(text.contains("all within tolerance") && text.contains("frobenius mvr"), "{text}");
+    assert!(text.contains("rank-deficient, gram f16") && !text.contains("MISSED"), "{text}");
     assert!(good(dir.path(), "parity --quick -v").contains("lion, bf16/"));
     assert_eq!(good(dir.path(), "parity --quick -q"), "");
 }

@@ -55,13 +55,13 @@ pub struct Options {
     /// Whole steps on the parameters of models: gpt2-124m, llama-1b, llama-7b, moe-experts, cnn-126 [default: by device]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     set: Vec<String>,
+    /// Seconds of each part (elementwise, products, Newton-Schulz, sets) after which no row is begun: a run has to end
+    #[arg(long, value_name = "S", default_value_t = 50)]
+    seconds: u64,
     /// Fewer elements and shapes, one division
     #[arg(long)]
     quick: bool,
 }
-
-/// Rows that are not begun by then are left out, of each part: a run has to end.
-const BUDGET: Duration = Duration::from_secs(50);
 
 /// What is known of a row; `None` is not measured.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -90,8 +90,9 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     let parts = Parts::new(options, device)?;
     let sizes = sizes(options, device)?;
     let driver = if device == Device::Cpu { None } else { Some(Driver::open(device)?) };
-    let rows = elementwise(&parts.subjects, &sizes, device, common)?;
-    let works = parts.work(device, common)?;
+    let budget = Duration::from_secs(options.seconds);
+    let rows = elementwise(&parts.subjects, &sizes, device, budget, common)?;
+    let works = parts.work(device, budget, common)?;
     if common.json {
         print(&json_of(device, driver.as_ref(), &rows, &works)?);
     } else if !common.quiet {
@@ -104,19 +105,20 @@ fn elementwise(
     subjects: &[Subject],
     sizes: &[(usize, usize)],
     device: Device,
+    budget: Duration,
     common: &Common,
 ) -> anyhow::Result<Vec<Row>> {
     if subjects.is_empty() {
         return Ok(vec![]);
     }
     let measure = measurer(device)?;
-    let began = Instant::now();
+    let end = Instant::now() + budget;
     let bar = progress(subjects.len() * sizes.len(), "rows", common);
     let mut rows = vec![];
     for &(elements, tensors) in sizes {
         let lengths = lengths(elements, tensors);
         for subject in subjects {
-            let numbers = measured(began, || measure(subject, &lengths))?;
+            let numbers = measured(end, || measure(subject, &lengths))?;
             rows.push(Row { subject: *subject, elements, tensors, numbers });
             bar.inc(1);
         }
@@ -127,11 +129,11 @@ fn elementwise(
 
 /// What a row came to, or why it was left out: no time, or no memory, in which the others may well fit.
 fn measured<T>(
-    began: Instant,
+    end: Instant,
     measure: impl FnOnce() -> orthant::Result<T>,
 ) -> orthant::Result<Result<T, String>> {
-    if began.elapsed() > BUDGET {
-        return Ok(Err(format!("not begun within {} s", BUDGET.as_secs())));
+    if Instant::now() > end {
+        return Ok(Err("not begun within --seconds".into()));
     }
     match measure() {
         Ok(row) => Ok(Ok(row)),

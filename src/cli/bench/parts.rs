@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use orthant::{Device, Error};
 
@@ -110,13 +111,13 @@ impl Parts {
 
     /// The rows about tensor cores.
     #[cfg(not(feature = "cuda"))]
-    pub fn work(&self, _: Device, _: &Common) -> anyhow::Result<Vec<WorkRow>> {
+    pub fn work(&self, _: Device, _: Duration, _: &Common) -> anyhow::Result<Vec<WorkRow>> {
         Ok(vec![])
     }
 
     /// The rows about tensor cores.
     #[cfg(feature = "cuda")]
-    pub fn work(&self, device: Device, common: &Common) -> anyhow::Result<Vec<WorkRow>> {
+    pub fn work(&self, device: Device, budget: Duration, common: &Common) -> anyhow::Result<Vec<WorkRow>> {
         use orthant::algorithm::{NsDtype, NsMethod};
         use orthant::cuda::{Context, counters};
 
@@ -165,10 +166,10 @@ impl Parts {
         let bar = super::progress(lists.iter().map(Vec::len).sum(), "rows", common);
         let mut rows = vec![];
         for list in lists {
-            let began = std::time::Instant::now();
+            let end = std::time::Instant::now() + budget;
             for (work, run) in list {
                 rows.push(
-                    measured(began, run)?.unwrap_or_else(|reason| WorkRow { work, numbers: Err(reason) }),
+                    measured(end, run)?.unwrap_or_else(|reason| WorkRow { work, numbers: Err(reason) }),
                 );
                 bar.inc(1);
             }
