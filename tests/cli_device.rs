@@ -197,6 +197,28 @@ fn plan_names_kernels_and_device_bytes() {
 }
 
 #[test]
+fn plan_says_how_matrices_are_orthogonalised() {
+    let config = "[[group]]\nname = \"hidden\"\nparams = [\"b\"]\nalgorithm = \"muon\"\nlr = 0.1\nns_dtype = \"f16\"\n\
+                  [[group]]\nparams = [\"*\"]\nalgorithm = \"adamw\"\n";
+    let dir = folder(Dtype::F32, config);
+    let plan = json(dir.path(), "plan --config c.toml --params x --json --device emulated");
+    let of = &plan["orthogonalised"];
+    assert_eq!((&of["cohorts"], &of["shapes"][0]["method"]), (&1.into(), &"gram".into()), "{of}");
+    assert_eq!(
+        (&of["shapes"][0]["shape"], &of["shapes"][0]["matrices"]),
+        (&serde_json::json!([7, 129]), &1.into())
+    );
+    // A matrix of 64 x 192 with padding, twice or more often, and squares of 64.
+    assert!(of["workspace"].as_u64() >= Some(2 * 2 * 64 * 192), "{of}");
+    assert!(of["tensor_flops"].as_u64() > of["ideal_flops"].as_u64() && of["ideal_flops"].as_u64() > Some(0));
+    assert!(of["launches"].as_u64() > Some(10));
+    let text = good(dir.path(), "plan --config c.toml --params x --device emulated");
+    assert!(text.contains("in 1 cohorts") && text.contains("gram") && text.contains("7 x 129"), "{text}");
+    let on_cpu = json(dir.path(), "plan --config c.toml --params x --json");
+    assert_eq!(on_cpu["orthogonalised"], Value::Null);
+}
+
+#[test]
 fn a_group_without_kernels_is_refused_by_name() {
     let config = "[[group]]\nname = \"hidden\"\nparams = [\"b\"]\nalgorithm = \"lmo\"\nnorm = \"rows\"\n\
                   estimator = { kind = \"none\" }\nlr = 0.1\n\
