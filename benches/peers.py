@@ -6,7 +6,8 @@ small vectors, 1e8 elements each, so that no step finds its buffers in the L2. P
 of 25 steps between CUDA events: replays of a captured graph (`graph`), and the same calls from Python (`plain`).
 
 `orthant bench` runs before torch and after it. Ratios use only what this run measured, and the slower of Orthant's two
-times. Without torch, or without a card that it sees, the output says so and has no rows; that is no failure.
+times. `muon` has rows about tensor cores: whole steps of GPT-2's parameters by torch.optim.Muon (with fused AdamW for the
+rest), and the standard Newton-Schulz iteration in bf16, compiled and captured, beside one run of Orthant's whole steps. Without torch, or without a card that it sees, the output says so and has no rows; that is no failure.
 """
 
 import argparse
@@ -24,6 +25,10 @@ COPY_BYTES = 2_000_000_000
 BYTES = {"adamw": 14, "sgd": 10, "lion": 10}  # that one step must read and write for an element
 LR, WEIGHT_DECAY, BETAS = 1e-4, 0.1, (0.9, 0.99)
 COMPILE_SECONDS = 60
+NS_SHAPES = [(24, 768, 768), (24, 1024, 4096), (1, 4096, 4096)]
+NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # torch's and Orthant's default, five times
+GPT2 = [(36, (768, 768)), (12, (768, 768)), (12, (3072, 768)), (12, (768, 3072))]  # c_attn is split into three
+GPT2_REST = [(1, (50257, 768)), (1, (1024, 768)), (12, (2304,)), (12, (3072,)), (74, (768,))]
 DEVICE = "cuda"
 
 
@@ -65,6 +70,10 @@ def main():
     # Last of torch's, because a compilation that is broken off can leave anything behind.
     failed |= attempt(report, "compiled Lion", lambda: compiled(report, *CASES[0], deadline - reserve))
     report["notes"].append(f"torch.compile of {CASES[1][0]} tensors is not tried: it takes minutes")
+    save()
+    torch.cuda.empty_cache()
+    report["muon"] = {"rows": []}
+    failed |= attempt(report, "Muon", lambda: muon(report, options.orthant, deadline - reserve))
     save()
     torch.cuda.empty_cache()
     report["orthant_after"] = orthant(options.orthant, deadline)
@@ -302,6 +311,113 @@ def compiled(report, tensors, shape, deadline):
     report["rows"] += measured(entries)
 
 
+# Tensor cores.
+
+def muon(report, program, deadline):
+    found = report["muon"]
+    found["orthant"] = orthant_muon(program, deadline)
+    if program and "error" in found["orthant"]:
+        report["notes"].append(f"Orthant's Muon: {found['orthant']['error']}")
+    entries = []
+    for what, make in [("torch.optim.Muon + fused AdamW", gpt2_step), *((s, newton_schulz_step(s)) for s in NS_SHAPES)]:
+        left = deadline - time.monotonic() - 10  # 10 s to measure
+        if left < 5:
+            report["notes"].append(f"Muon: no time left for {what}")
+            continue
+        shape = "gpt2-124m" if isinstance(what, str) else "x".join(str(n) for n in (what if what[0] > 1 else what[1:]))
+        peer = what if isinstance(what, str) else "torch compiled Newton-Schulz"
+        row = {"peer": peer, "kernel": "muon + adamw" if isinstance(what, str) else "newton-schulz", "shape": shape,
+               "dtype": "bf16", "torch": torch.__version__}
+        step = within(min(left, COMPILE_SECONDS / 2), make, report, f"{peer} {shape}")
+        if step:
+            entries.append((row, step))
+    times = [[] for _ in entries]
+    with torch.no_grad():
+        for _ in range(ROUNDS):
+            for (_, step), into in zip(entries, times):
+                into += intervals(step)
+    for (row, _), ns in zip(entries, times):
+        row.update(ns=statistics.median(ns), ns_min=min(ns), ns_max=max(ns), repetitions=len(ns))
+        for ours in found["orthant"]["rows"]:
+            if (ours["kernel"], ours["shape"]) == (row["kernel"], row["shape"]):
+                row[f"torch_over_orthant_{ours['method']}_{ours['dtype']}"] = row["ns"] / ours["ns"]
+        found["rows"].append(row)
+
+
+def orthant_muon(program, deadline):
+    if program is None:
+        return {"rows": [], "error": "not asked for"}
+    shapes = ",".join("x".join(map(str, shape)) for shape in NS_SHAPES)
+    command = [str(program), "bench", "--device", "cuda", "--json", "--kernels", "newton-schulz", "--shapes", shapes,
+               "--set", "gpt2-124m", "--seconds", "8"]
+    try:
+        run = bench(command, deadline)
+        if run.returncode != 0:
+            raise ValueError(f"exit {run.returncode}: {run.stderr.strip()[-500:]}")
+        found = json.loads(run.stdout)
+        return {**found, "rows": [row for row in found["rows"] if "ns" in row]}
+    except subprocess.TimeoutExpired:
+        return {"rows": [], "error": "out of time"}
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        return {"rows": [], "error": first_line(e)}
+
+
+def within(seconds, make, report, what):
+    """What `make` makes, run once; nothing, and a note, where it fails or takes longer."""
+    def expired(*_):
+        raise OutOfTime
+
+    previous = signal.signal(signal.SIGALRM, expired)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        with torch.no_grad():
+            step = make()
+            step()
+        torch.cuda.synchronize()
+        return step
+    except OutOfTime:
+        report["notes"].append(f"{what}: not ready in {seconds:.0f} s")
+    except Exception as e:
+        report["notes"].append(f"{what}: {first_line(e)}")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    return None
+
+
+def gpt2_step():
+    hidden = [p for count, shape in GPT2 for p in parameters(count, shape)]
+    rest = [p for count, shape in GPT2_REST for p in parameters(count, shape)]
+    first = torch.optim.Muon(hidden, lr=0.02)
+    second = torch.optim.AdamW(rest, lr=LR, fused=True)
+
+    def step():  # from Python: torch.optim.Muon cannot be captured
+        first.step()
+        second.step()
+
+    return step
+
+
+def newton_schulz(x):
+    tall = x.size(-2) > x.size(-1)
+    x = x.mT if tall else x
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    a, b, c = NS_COEFFICIENTS
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+def newton_schulz_step(shape):
+    def make():
+        (x,) = buffers(1, shape, 1.0)
+        rule = torch.compile(newton_schulz, fullgraph=True, dynamic=False)
+        return captured(lambda: rule(x))
+
+    return make
+
+
 # Both.
 
 def ratios(report):
@@ -335,6 +451,10 @@ def table(report):
                      f"{row['share_of_copy']:>9.2f}{ratio:>17}")
     if any("*" in line for line in lines):
         lines.append("* Orthant's time is that of one tensor of as many elements")
+    for row in report.get("muon", {}).get("rows", []):
+        over = {key.removeprefix("torch_over_orthant_"): value for key, value in row.items() if key.startswith("torch_over")}
+        over = ", ".join(f"{value:.2f} {key}" for key, value in over.items()) or "-"
+        lines.append(f"{row['peer']} {row['shape']}: {row['ns'] / 1e6:.3f} ms; torch / orthant: {over}")
     return "\n".join(lines + report["notes"])
 
 

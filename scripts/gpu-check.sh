@@ -2,7 +2,7 @@
 # What there is to know on a machine with an NVIDIA card, in six minutes, from binaries built elsewhere.
 #
 #   scripts/gpu-check.sh --pack DIR                    where cargo is: the binaries, into DIR
-#   scripts/gpu-check.sh [--only STAGE,..] OUT [BIN]   on the card: runs the stages, writes six files into OUT
+#   scripts/gpu-check.sh [--only STAGE,..] OUT [BIN]   on the card: runs the stages, writes seven files into OUT
 #
 # BIN is a folder that --pack wrote, or cargo's own [default: $ORTHANT_BIN, else target/release]. --only takes the stages'
 # names or what stands before their dash: `--only parity,sanitizer`. OUT/summary.json has a row a stage: `ok` is true, false,
@@ -259,7 +259,7 @@ bench() {
         while sleep 1; do nvidia-smi --query-gpu=clocks.sm --format=csv,noheader,nounits -i 0; done >"$tmp/clocks" 2>&1 &
         sampler=$!
     fi
-    limited "$orthant" bench --device cuda --json >"$out/bench.json" 2>>"$log"
+    limited "$orthant" bench --device cuda --json --kernels elementwise >"$out/bench.json" 2>>"$log"
     json "$out/bench.json"
     if [[ -n $sampler ]]; then
         kill "$sampler" 2>/dev/null || true
@@ -269,6 +269,50 @@ bench() {
             END { if (!NR) printf "SM clock unknown"
                   else printf "SM clock %d/%d/%d MHz (least, median, most of %d)",
                       clock[1], clock[int((NR + 1) / 2)], clock[NR], NR }')" || true
+    fi
+    end $ok "$note"
+}
+
+# cuBLAS as torch brings it, where the loader would not find one: its file, or nothing.
+cublas() {
+    python3 - <<'PY'
+import ctypes, glob, importlib.util, os
+for name in ("libcublas.so.13", "libcublas.so.12"):
+    try:
+        ctypes.CDLL(name)
+        raise SystemExit
+    except OSError:
+        pass
+spec = importlib.util.find_spec("nvidia")
+folders = list(spec.submodule_search_locations or []) if spec else []
+found = [path for folder in folders for path in sorted(glob.glob(os.path.join(folder, "*", "lib", "libcublas.so.*")))]
+print(found[-1] if found else "")
+PY
+}
+
+# Tensor cores: products and Newton-Schulz beside cuBLAS, whole steps of models.
+products() {
+    if ! begin products 20 90; then return; fi
+    local library
+    library=${ORTHANT_CUBLAS:-$(cublas 2>>"$log")} || true
+    limited env ${library:+"ORTHANT_CUBLAS=$library"} "$orthant" bench --device cuda --json \
+        --kernels gram,square,long,newton-schulz --shapes 24x768x768,24x1024x4096,2048x8192,4096x4096,4096x11008 \
+        --set gpt2-124m,llama-1b,cnn-126 --seconds $(((limit - 10) / 3)) >"$out/products.json" 2>>"$log"
+    json "$out/products.json"
+    if [[ $ok == true ]]; then
+        note="$note; $(python3 - "$out/products.json" <<'PY'
+import json, statistics, sys
+report = json.load(open(sys.argv[1]))
+ratios = [row["ratio"] for row in report["rows"] if "ratio" in row]
+said = {row["cublas"] for row in report["rows"] if "cublas" in row}
+if ratios:
+    print(f"cuBLAS {', '.join(sorted(said))} over ours: median {statistics.median(ratios):.2f} of {len(ratios)} rows", end="")
+else:
+    print("; ".join(sorted(said)) or "no cuBLAS", end="")
+if report["left_out"]:
+    print(f"; {len(report['left_out'])} left out", end="")
+PY
+        )" || true
     fi
     end $ok "$note"
 }
@@ -327,7 +371,7 @@ done
 set -- "${places[@]}"
 [[ $# == 1 || $# == 2 ]] || { usage >&2; exit 2; }
 stages="machine info parity ptx tests tests-card sanitizer-memcheck sanitizer-racecheck sanitizer-initcheck \
-sanitizer-synccheck bench host-cost peers"
+sanitizer-synccheck bench products host-cost peers"
 for name in ${only//,/ }; do
     [[ " $stages " == *" $name "* || " $stages " == *" $name-"* ]] || die "no stage $name among: $stages"
 done
@@ -345,7 +389,7 @@ orthant=$bin/orthant cuda_tests=$(binary cuda-tests cuda) host_cost=$(binary hos
 log=$out/log.txt tmp=$(mktemp -d) failed=0
 trap cleanup EXIT
 trap 'exit 130' INT TERM
-rm -f "$out"/{summary,machine,parity,bench,peers}.json  # of an earlier run, or one could be taken for this one's
+rm -f "$out"/{summary,machine,parity,bench,products,peers}.json  # of an earlier run, or one could be taken for this one's
 : >"$log"
 echo '{"rows": []}' >"$out/summary.json"
 
@@ -356,6 +400,7 @@ tests tests 10 60 --test-threads=4
 tests tests-card 20 60 --ignored --test-threads=1
 sanitizer
 bench
+products
 host_cost
 peers
 exit $failed

@@ -20,7 +20,7 @@
 //! ```
 //!
 //! A step copies every variable into the parameter's buffer and its gradient into the gradient's buffer, steps on the
-//! CPU, and copies the updated parameters back with `Var::set`. So variables may be assigned between steps, with two
+//! CPU or on the device that [`CandleConfig::device`] names, and copies the updated parameters back with `Var::set`. So variables may be assigned between steps, with two
 //! exceptions that live in the optimizer's state: f32 master copies and the iterates of extrapolated methods. (Digits
 //! below a variable that compact masters keep stay below what is assigned.)
 
@@ -46,6 +46,7 @@ pub struct CandleConfig {
     groups: Vec<Group>,
     options: StepOptions,
     precision: Option<Precision>,
+    device: Option<Device>,
     names: HashMap<TensorId, Vec<String>>,
 }
 
@@ -66,6 +67,13 @@ impl CandleConfig {
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = Some(precision);
+        self
+    }
+
+    /// Where steps run; variables stay in host memory. Without it: the CPU.
+    #[must_use]
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = Some(device);
         self
     }
 
@@ -126,8 +134,15 @@ impl CandleOptimizer {
         groups: impl IntoIterator<Item = Group>,
         options: StepOptions,
     ) -> Result<Self> {
-        let config = CandleConfig::new(groups).options(options).names(vars);
-        Self::register(sorted(vars).into_iter().map(|(_, var)| var), config)
+        Self::with_config(vars, CandleConfig::new(groups).options(options))
+    }
+
+    /// As [`from_varmap`](Self::from_varmap) with everything that a configuration has beside names.
+    ///
+    /// # Errors
+    /// As [`from_varmap`](Self::from_varmap); a device that is not there or has no kernels for a group.
+    pub fn with_config(vars: &VarMap, config: CandleConfig) -> Result<Self> {
+        Self::register(sorted(vars).into_iter().map(|(_, var)| var), config.names(vars))
     }
 
     /// An optimizer for `vars`, registered in the order given.
@@ -166,7 +181,8 @@ impl CandleOptimizer {
             copy_in(&name, &var, &data)?;
             variables.push(Variable { name, var, data, grad: None, previous: None });
         }
-        let mut builder = Optimizer::builder(Device::Cpu).groups(config.groups).options(config.options);
+        let device = config.device.unwrap_or(Device::Cpu);
+        let mut builder = Optimizer::builder(device).groups(config.groups).options(config.options);
         if let Some(precision) = config.precision {
             builder = builder.precision(precision);
         }

@@ -197,8 +197,30 @@ fn plan_names_kernels_and_device_bytes() {
 }
 
 #[test]
+fn plan_says_how_matrices_are_orthogonalised() {
+    let config = "[[group]]\nname = \"hidden\"\nparams = [\"b\"]\nalgorithm = \"muon\"\nlr = 0.1\nns_dtype = \"f16\"\n\
+                  [[group]]\nparams = [\"*\"]\nalgorithm = \"adamw\"\n";
+    let dir = folder(Dtype::F32, config);
+    let plan = json(dir.path(), "plan --config c.toml --params x --json --device emulated");
+    let of = &plan["orthogonalised"];
+    assert_eq!((&of["cohorts"], &of["shapes"][0]["method"]), (&1.into(), &"gram".into()), "{of}");
+    assert_eq!(
+        (&of["shapes"][0]["shape"], &of["shapes"][0]["matrices"]),
+        (&serde_json::json!([7, 129]), &1.into())
+    );
+    // A matrix of 64 x 192 with padding, twice or more often, and squares of 64.
+    assert!(of["workspace"].as_u64() >= Some(2 * 2 * 64 * 192), "{of}");
+    assert!(of["tensor_flops"].as_u64() > of["ideal_flops"].as_u64() && of["ideal_flops"].as_u64() > Some(0));
+    assert!(of["launches"].as_u64() > Some(10));
+    let text = good(dir.path(), "plan --config c.toml --params x --device emulated");
+    assert!(text.contains("in 1 cohorts") && text.contains("gram") && text.contains("7 x 129"), "{text}");
+    let on_cpu = json(dir.path(), "plan --config c.toml --params x --json");
+    assert_eq!(on_cpu["orthogonalised"], Value::Null);
+}
+
+#[test]
 fn a_group_without_kernels_is_refused_by_name() {
-    let config = "[[group]]\nname = \"hidden\"\nparams = [\"b\"]\nX
+    let config = "[[group]]\nname = \"hidden\"\nparams = [\"b\"]\nalgorithm = \"orthogonal-sgdm\"\nlr = 0.1\nns_dtype = \"f32\"\n\
                   [[group]]\nname = \"rest\"\nparams = [\"*\"]\nalgorithm = \"lion\"\n";
     let dir = folder(Dtype::F32, config);
     for line in [
@@ -225,13 +247,22 @@ fn parity_holds_and_says_so() {
         let report = json(dir.path(), line);
         assert_eq!(report["device"], device);
         let rows = report["rows"].as_array().expect("rows");
+        let (spectral, rows): (Vec<&Value>, Vec<&Value>) =
+            rows.iter().partition(|row| row.get("method").is_some());
         let of = |kind: &str| -> Vec<&Value> {
-            rows.iter().filter(|row| row["case"].as_str().expect("a name").ends_with(kind)).collect()
+            rows.iter().copied().filter(|row| row["case"].as_str().expect("a name").ends_with(kind)).collect()
         };
         let (exact, near) = (of(": bits"), of(": f64"));
         assert_eq!(exact.len(), if bits { near.len() } else { 0 });
         assert!(near.len() > 40 && exact.len() + near.len() == rows.len());
         assert!(exact.iter().all(|row| row["tolerance"] == 0.0 && row["error"] == 0.0 && row["ok"] == true));
+        for row in spectral {
+            let number = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
+            assert!(number("error") <= number("tolerance") && row["ok"] == true, "{row}");
+            assert!(number("sigma_max") <= number("sigma_limit") && number("sigma_limit") < 1.4, "{row}");
+            let zero = row["case"].as_str().expect("a name").starts_with("zero");
+            assert!(zero == row["dual"].is_null() && (zero || number("error") > 0.0), "{row}");
+        }
         for row in near {
             let error = row["error"].as_f64().expect("a number");
             assert!(row["tolerance"] == 1.0 && error <= 1.0 && row["ok"] == true, "{row}");
@@ -241,6 +272,7 @@ fn parity_holds_and_says_so() {
     }
     let text = good(dir.path(), "parity --quick --device emulated");
     assert!(text.contains("all within tolerance") && text.contains("frobenius mvr"), "{text}");
+    assert!(text.contains("rank-deficient, gram f16") && !text.contains("MISSED"), "{text}");
     assert!(good(dir.path(), "parity --quick -v").contains("lion, bf16/"));
     assert_eq!(good(dir.path(), "parity --quick -q"), "");
 }
@@ -318,6 +350,60 @@ fn bench_counts_on_the_software_gpu_and_times_nothing() {
 }
 
 #[test]
+fn bench_counts_tensor_cores() {
+    let dir = TempDir::new().expect("a temporary folder");
+    let report =
+        json(dir.path(), "bench --device emulated --json --kernels gram,square,long --shapes 2x40x72");
+    let rows = rows_of(&report);
+    let flops: Vec<_> = rows
+        .iter()
+        .map(|row| (row["kernel"].as_str(), row["dtype"].as_str(), row["tensor_flops"].as_u64()))
+        .collect();
+    // Blocks of 16 x 8 with 16 terms: 3 x 5 of them, 11 on and below the diagonal, and 9 in a row of the long result.
+    let (block, gram, square, long) = (4096, 11 * 5, 11 * 3, 3 * 9 * 3);
+    let of = |kernel, dtype, blocks: u64| (Some(kernel), Some(dtype), Some(2 * blocks * block));
+    let expected: Vec<_> = [("gram", gram), ("square", square), ("long", long)]
+        .into_iter()
+        .flat_map(|(kernel, blocks)| [of(kernel, "f16", blocks), of(kernel, "bf16", blocks)])
+        .collect();
+    assert_eq!(flops, expected);
+    for row in rows {
+        assert_eq!(
+            (&row["shape"], &row["method"], &row["launches"]),
+            (&"2x40x72".into(), &"product".into(), &1.into())
+        );
+        assert_eq!((&row["bank_conflicts"], &row["planned"]), (&0.into(), &false.into()), "{row}");
+        assert!(row["error"].as_f64().is_some_and(|error| error > 0.0 && error < 5e-3), "{row}");
+        for key in ["ns", "cublas_ns", "ratio", "cublas", "host_ns", "sigma_max"] {
+            assert!(row.get(key).is_none(), "{row}");
+        }
+    }
+    let report = json(dir.path(), "bench --device emulated --json --kernels newton-schulz --shapes 40x136");
+    let rows = rows_of(&report);
+    let methods: Vec<_> = rows.iter().map(|row| (row["method"].as_str(), row["dtype"].as_str())).collect();
+    let both = |method| [(Some(method), Some("bf16")), (Some(method), Some("f16"))];
+    assert_eq!(methods, [both("standard"), both("gram")].concat());
+    for row in rows {
+        assert!(row["tensor_flops"].as_u64() >= row["ideal_flops"].as_u64() && row["ns"].is_null(), "{row}");
+        assert!(row["sigma_max"].as_f64().is_some_and(|sigma| sigma > 0.9 && sigma < 1.3), "{row}");
+    }
+    let report = json(dir.path(), "bench --device emulated --json --set gpt2-124m,llama-7b");
+    for row in rows_of(&report) {
+        assert!(
+            row["planned"] == true && row["tensor_flops"].as_u64() > row["ideal_flops"].as_u64(),
+            "{row}"
+        );
+        assert!(
+            row.get("bank_conflicts").is_none() && row.get("instructions_per_element").is_none(),
+            "{row}"
+        );
+    }
+    assert_eq!(rows_of(&report).len(), 4);
+    let text = good(dir.path(), "bench --device emulated --set llama-1b");
+    assert!(text.contains("planned") && text.contains("not measured") && !text.contains("lion"), "{text}");
+}
+
+#[test]
 fn bench_times_the_cpu_and_counts_nothing() {
     let dir = TempDir::new().expect("a temporary folder");
     let report = json(dir.path(), "bench --quick --json --kernels lion,accumulate,scan");
@@ -342,6 +428,9 @@ fn bench_refuses_what_there_is_not() {
         ("bench --elements 0", "--elements"),
         ("bench --elements 3 --tensors 4", "there are 3 elements"),
         ("bench --device emulated:sm_7", "must be"),
+        ("bench --device emulated --shapes 3x0", "it must be ROWSxCOLUMNS or BATCHxROWSxCOLUMNS"),
+        ("bench --device emulated --set gpt5", "there is no `gpt5`; legal: gpt2-124m,"),
+        ("bench --kernels gram", "name a card with --device"),
     ] {
         let (code, stdout, stderr) = run(dir.path(), line);
         assert!(code == 2 && stdout.is_empty() && stderr.contains(says), "{line}: {code} {stderr}");

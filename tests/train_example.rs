@@ -56,9 +56,12 @@ fn train(folder: &Path, out: &str, more: &[&str]) -> Command {
     let words = |i: usize| format!("line {i} of {} lines, {}\n", i * i % 97, ["ab", "cde", "f"][i % 3]);
     fs::write(&text, (0..400).map(words).collect::<String>()).expect("the text is written");
     let mut command = Command::new(binary());
-    command.args("--steps 240 --batch 4 --seq 16 --width 16 --layers 1 --heads 2 --eval-every 20".split(' '));
+    command.args("--batch 4 --seq 16 --width 16 --layers 1 --heads 2 --eval-every 20".split(' '));
     command.args(["--checkpoint-every", "7", "--seed", "3", "--text"]).arg(text);
     command.arg("--out").arg(folder.join(out)).args(more);
+    if !more.contains(&"--steps") {
+        command.args(["--steps", "240"]);
+    }
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -128,6 +131,27 @@ fn killed_and_resumed_it_follows_the_same_curve() {
     assert!(message.contains("groups is"), "{message}");
 }
 
+/// Elementwise steps have the CPU's bits there, orthogonalisations an order of their own.
+#[cfg(feature = "cuda")]
+#[test]
+fn the_optimizer_steps_on_the_software_gpu() {
+    let temporary = tempfile::tempdir().expect("a folder");
+    let folder = temporary.path();
+    let losses = |optimizer: &str, device: &str| -> Vec<f64> {
+        let out = format!("{optimizer}-{}", device.replace(':', "-"));
+        finish(train(folder, &out, &["--optimizer", optimizer, "--device", device, "--steps", "6"]));
+        let curves = fs::read_to_string(folder.join(out).join("curves.csv")).expect("curves");
+        let loss = |line: &str| line.split(',').nth(2).and_then(|v| v.parse().ok());
+        curves.lines().filter_map(loss).collect()
+    };
+    let (cpu, card) = (losses("adamw", "cpu"), losses("adamw", "emulated"));
+    assert!(cpu.len() == 6 && cpu == card, "{cpu:?} {card:?}");
+    let (cpu, card) = (losses("muon", "cpu"), losses("muon", "emulated:sm_90a"));
+    let near = |(a, b): (&f64, &f64)| (a / b - 1.0).abs() < 1e-2;
+    assert!(card.len() == 6 && cpu.iter().zip(&card).all(near), "{cpu:?} {card:?}");
+    assert!(cpu != card, "the same bits: it stepped on the CPU");
+}
+
 #[test]
 fn usage_errors_exit_with_2_and_failures_with_1() {
     let temporary = tempfile::tempdir().expect("a folder");
@@ -141,6 +165,7 @@ fn usage_errors_exit_with_2_and_failures_with_1() {
     assert_eq!(code(&["--compare", "lion,lion"], "twice"), Some(2));
     assert_eq!(code(&["--optimizer", "soap"], "not built"), Some(2));
     assert_eq!(code(&["--lr", "-1"], "lr"), Some(2));
+    assert_eq!(code(&["--device", "gpu"], "--device"), Some(2));
     assert_eq!(code(&["--config", "no-such-file"], "no-such-file"), Some(1));
     assert!(!temporary.path().join("out").exists(), "nothing was written");
 }

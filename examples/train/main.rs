@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use orthant::Error;
+use orthant::{Device, Error};
 
 use data::Data;
 use optimizers::Choice;
 use run::{Settings, Usage};
 
-/// Trains a byte-level transformer on the CPU and compares optimizers.
+/// Trains a byte-level transformer on the CPU and compares optimizers, which may step on a card.
 #[derive(Parser)]
 #[command(name = "train")]
 struct Cli {
@@ -38,6 +38,9 @@ struct Cli {
     /// Learning rate of the preset at its peak [default: one that suits this example]
     #[arg(long, allow_negative_numbers = true)]
     lr: Option<f64>,
+    /// Where the optimizer steps: cpu, cuda, cuda:N or emulated (the software GPU: slow); the model stays on the CPU
+    #[arg(long, default_value = "cpu", value_name = "DEVICE", value_parser = str::parse::<Device>)]
+    device: Device,
     /// Steps
     #[arg(long, default_value_t = 700, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     steps: u64,
@@ -95,6 +98,7 @@ impl Cli {
     fn settings(&self, choice: &Choice, data: &Data) -> Settings {
         Settings {
             optimizer: choice.name.clone(),
+            device: self.device.to_string(),
             groups: format!("{:?} {:?}", choice.options, choice.groups),
             steps: self.steps,
             batch: self.batch as usize,
@@ -187,6 +191,7 @@ fn is_usage(error: &anyhow::Error) -> bool {
                         | Error::NotBuilt { .. }
                         | Error::Config(_)
                         | Error::Routing(_)
+                        | Error::Device { .. }
                 )
             )
     })

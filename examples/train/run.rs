@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Context;
 use candle_nn::{Optimizer as _, VarMap};
 use indicatif::{ProgressBar, ProgressStyle};
-use orthant::candle::CandleOptimizer;
+use orthant::candle::{CandleConfig, CandleOptimizer};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Progress};
@@ -19,6 +19,9 @@ use crate::report::{Curve, Point};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     pub optimizer: String,
+    /// Where the optimizer steps.
+    #[serde(default = "cpu")]
+    pub device: String,
     pub groups: String,
     pub steps: u64,
     pub batch: usize,
@@ -29,6 +32,11 @@ pub struct Settings {
     pub layers: usize,
     pub heads: usize,
     pub text_sha256: String,
+}
+
+/// What checkpoints from before there was a choice have.
+fn cpu() -> String {
+    "cpu".to_owned()
 }
 
 /// What the end table shows.
@@ -70,7 +78,8 @@ pub fn train(
     let vars = VarMap::new();
     let sizes = Sizes { width: settings.width, layers: settings.layers, heads: settings.heads };
     let model = Model::new(sizes, settings.seq, settings.seed, &vars)?;
-    let mut optimizer = CandleOptimizer::from_varmap(&vars, choice.groups.clone(), choice.options)?;
+    let config = CandleConfig::new(choice.groups.clone()).options(choice.options);
+    let mut optimizer = CandleOptimizer::with_config(&vars, config.device(settings.device.parse()?))?;
     let base_lr = optimizer.learning_rate();
 
     let found = if resume { checkpoint::find(folder)? } else { None };

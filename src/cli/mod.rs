@@ -5,6 +5,7 @@ mod info;
 mod noise;
 mod parity;
 mod plan;
+mod singular;
 mod step;
 
 use std::path::Path;

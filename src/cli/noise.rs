@@ -39,4 +39,18 @@ impl Noise {
             Dtype::F16 => Storage::F16(self.values(len)),
         }
     }
+
+    /// Between 0 and 1, neither of the two.
+    fn open_unit(&mut self) -> f64 {
+        ((self.next() >> 12) as f64 + 0.5) / (1u64 << 52) as f64
+    }
+
+    /// Normally distributed numbers.
+    pub fn gaussian(&mut self, len: usize) -> Vec<f64> {
+        let one = |_| {
+            let (radius, turn) = ((-2.0 * self.open_unit().ln()).sqrt(), self.open_unit());
+            radius * (std::f64::consts::TAU * turn).cos()
+        };
+        (0..len).map(one).collect()
+    }
 }

@@ -48,12 +48,41 @@ struct Runs {
     kernels: Vec<Vec<&'static str>>,
     /// State, work space, tables.
     bytes: Option<[usize; 3]>,
+    products: Option<Products>,
+}
+
+/// What tensor cores are given.
+struct Products {
+    workspace: usize,
+    cohorts: usize,
+    /// Of the whole step.
+    launches: u32,
+    flops: (u64, u64),
+    /// Matrices by group and shape, the first ones first.
+    shapes: Vec<Shape>,
+}
+
+/// Matrices of a shape.
+struct Shape {
+    group: usize,
+    rows: usize,
+    columns: usize,
+    count: usize,
+    method: &'static str,
+    dtype: &'static str,
+    /// Needed and executed, of all of them.
+    flops: (u64, u64),
 }
 
 impl Runs {
     fn new(device: Device, plan: &Plan, options: &StepOptions) -> orthant::Result<Self> {
         if device == Device::Cpu {
-            return Ok(Self { device, kernels: vec![vec!["cpu"]; plan.groups.len()], bytes: None });
+            return Ok(Self {
+                device,
+                kernels: vec![vec!["cpu"]; plan.groups.len()],
+                bytes: None,
+                products: None,
+            });
         }
         #[cfg(feature = "cuda")]
         {
@@ -61,13 +90,98 @@ impl Runs {
             cuda::check_plan(device, plan)?;
             let kernels = plan.groups.iter().map(|group| cuda::kernels(group, options));
             let kernels = kernels.collect::<orthant::Result<_>>()?;
-            Ok(Self { device, kernels, bytes: Some(cuda::device_bytes(plan, options)?) })
+            let products = Products::new(plan, options)?;
+            Ok(Self { device, kernels, bytes: Some(cuda::device_bytes(plan, options)?), products })
         }
         #[cfg(not(feature = "cuda"))]
         {
             let _ = options;
             Err(orthant::Driver::open(device).err().unwrap_or(orthant::Error::NoGradients))
         }
+    }
+}
+
+impl Products {
+    #[cfg(feature = "cuda")]
+    fn new(plan: &Plan, options: &StepOptions) -> orthant::Result<Option<Self>> {
+        use orthant::algorithm::{NsMethod, Rule};
+        let schedule = orthant::schedule::Schedule::new(plan, options.max_workspace)?;
+        let mut shapes: Vec<Shape> = vec![];
+        for (cohort, item) in schedule.cohorts.iter().flat_map(|c| c.items.iter().map(move |item| (c, item)))
+        {
+            let (group, rows, columns) = (cohort.group, item.view.rows, item.view.columns);
+            let Rule::Lmo(lmo) = plan.groups[group].algorithm().rule() else { continue };
+            let of = (item.program.ideal_flops(rows, columns), item.program.executed_flops(rows, columns));
+            let same = |s: &&mut Shape| (s.group, s.rows, s.columns) == (group, rows, columns);
+            if let Some(shape) = shapes.iter_mut().find(same) {
+                shape.count += 1;
+                shape.flops = (shape.flops.0 + of.0, shape.flops.1 + of.1);
+                continue;
+            }
+            let gram = lmo.newton_schulz.method_for(rows, columns) == NsMethod::Gram;
+            let method = if gram { "gram" } else { "standard" };
+            let dtype = if cohort.half { "f16" } else { "bf16" };
+            shapes.push(Shape { group, rows, columns, count: 1, method, dtype, flops: of });
+        }
+        if shapes.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            workspace: schedule.space.bytes,
+            cohorts: schedule.cohorts.len(),
+            launches: orthant::cuda::launches(plan, options)?,
+            flops: schedule.flops(),
+            shapes,
+        }))
+    }
+
+    fn json(&self, plan: &Plan) -> serde_json::Value {
+        let shape = |s: &Shape| {
+            serde_json::json!({
+                "group": plan.groups[s.group].name(),
+                "shape": [s.rows, s.columns],
+                "matrices": s.count,
+                "method": s.method,
+                "dtype": s.dtype,
+                "ideal_flops": s.flops.0,
+                "tensor_flops": s.flops.1,
+            })
+        };
+        serde_json::json!({
+            "workspace": self.workspace,
+            "cohorts": self.cohorts,
+            "launches": self.launches,
+            "ideal_flops": self.flops.0,
+            "tensor_flops": self.flops.1,
+            "shapes": self.shapes.iter().map(shape).collect::<Vec<_>>(),
+        })
+    }
+
+    fn text(&self, plan: &Plan) -> String {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.set_header(["group", "matrices", "shape", "method", "dtype", "MFLOP", "executed"]);
+        let mega = |flops: u64| format!("{:.1}", flops as f64 / 1e6);
+        for s in &self.shapes {
+            table.add_row([
+                plan.groups[s.group].name().to_owned(),
+                s.count.to_string(),
+                format!("{} x {}", s.rows, s.columns),
+                s.method.to_owned(),
+                s.dtype.to_owned(),
+                mega(s.flops.0),
+                mega(s.flops.1),
+            ]);
+        }
+        format!(
+            "orthogonalised, with {} MFLOP a step ({} executed), in {} cohorts that share {} bytes of work space; \
+             {} launches a step\n{table}",
+            mega(self.flops.0),
+            mega(self.flops.1),
+            self.cohorts,
+            self.workspace,
+            self.launches
+        )
     }
 }
 
@@ -108,6 +222,7 @@ fn json(plan: &Plan, runs: &Runs) -> String {
         "precision": plan.precision.name(),
         "state_bytes": plan.state_bytes(),
         "device_bytes": bytes,
+        "orthogonalised": runs.products.as_ref().map(|products| products.json(plan)),
         "warnings": plan.warnings,
         "rows": rows,
     })
@@ -140,6 +255,9 @@ fn text(plan: &Plan, runs: &Runs) -> String {
         out.push_str(&format!("\nwarning: {warning}"));
     }
     out.push_str(&format!("\n{} parameters, {} bytes of state", plan.parameters.len(), plan.state_bytes()));
+    if let Some(products) = &runs.products {
+        out.push_str(&format!("\n{}", products.text(plan)));
+    }
     if let Some([state, work, tables]) = runs.bytes {
         out.push_str(&format!(
             "\n{} bytes on the device beside the tensors: state {state}, work space {work}, tables {tables}",

@@ -327,8 +327,8 @@ impl Tables {
     /// The tiles of lines of a part of a step.
     pub fn line_tiles_of(&self, part: Part) -> Range {
         match part {
-            Part::All => Range { first: 0, count: self.lines.tasks.len() as u32 },
             Part::Group(group) => self.lines.groups[group],
+            _ => Range { first: 0, count: self.lines.tasks.len() as u32 },
         }
     }
 

@@ -18,6 +18,7 @@ mod lines;
 mod memory;
 mod order;
 mod orthogonal;
+mod products;
 mod scan;
 mod stream;
 pub(crate) mod table;
@@ -31,6 +32,7 @@ pub(crate) use elementwise::Buffer;
 pub use emulated::counters;
 pub(crate) use engine::{Engine, Part};
 pub use memory::DeviceBuffer;
+pub use products::ProductBatch;
 pub use stream::{Event, Stream};
 
 use crate::algorithm::{Norm, NsDtype, Rule};

@@ -6,7 +6,7 @@ use super::table::{Job, Orthogonal, PROGRESS_BYTES, Range, TRACES_BYTES, Task, T
 use crate::algorithm::Slot;
 use crate::plan::{MatrixView, Plan};
 use crate::schedule::spectral;
-use crate::schedule::{Cohort, Extents, Form, Item, Place, Product, Program, Schedule};
+use crate::schedule::{Extents, Form, Item, Place, Product, Program, Schedule};
 
 /// Where everything lies in the allocation that products work in. Its size depends on shapes alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -89,10 +89,10 @@ impl Orthogonals {
                 let Some((spec, lmo_first)) = spectral(group.algorithm().rule()) else { continue };
                 let bound = 1.25 * spec.sigma_bound();
                 let limit = bound * bound * item.view.rows.min(item.view.columns) as f64;
-                let moved = this.moved;
+                let (moved, trace) = (this.moved, cohort.begins.traces + item.first_trace);
                 let job = |product: &Product, first_tile: u32| {
                     let made =
-                        make_job(product, item, cohort, (arena, &safe), index, limit as f32, first_tile);
+                        make_job(product, item, (arena, &safe), trace, index, limit as f32, first_tile);
                     Job { first_moved: moved, ..made }
                 };
                 first_jobs.push(this.jobs.len() as u32);
@@ -151,11 +151,12 @@ impl Orthogonals {
     }
 }
 
-fn make_job(
+/// A product as the kernels read it. `arena`: where the item's cohort has its work space.
+pub(super) fn make_job(
     product: &Product,
     item: &Item,
-    cohort: &Cohort,
     (arena, safe): (u64, &Program),
+    first_trace: usize,
     orthogonal: u32,
     limit: f32,
     first_tile: u32,
@@ -186,7 +187,7 @@ fn make_job(
         limit,
         first_tile,
         tiles: extents.tile_count() as u32,
-        first_partial: (cohort.begins.traces + item.first_trace) as u32,
+        first_partial: first_trace as u32,
         form: match extents.form {
             Form::ByRows => form::BY_ROWS,
             Form::Mixed => form::MIXED,

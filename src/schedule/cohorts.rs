@@ -114,7 +114,7 @@ impl Item {
     }
 
     /// Bytes of its work space: the input, and what program and safe iteration need beside it.
-    fn bytes(&self, safe: &Program) -> usize {
+    pub(crate) fn bytes(&self, safe: &Program) -> usize {
         let (longs, squares) = (self.program.longs.max(safe.longs), self.program.squares.max(safe.squares));
         self.bytes_with(1 + longs, squares)
     }

@@ -13,7 +13,7 @@ use crate::cli::noise::Noise;
 /// Elements of which random numbers are made; larger buffers repeat them.
 const PATTERN: usize = 1 << 20;
 /// More than any second-level cache.
-const CACHE: u64 = 60_000_000;
+pub const CACHE: u64 = 60_000_000;
 const SAMPLES: usize = 7;
 const STEPS: usize = 20;
 /// Optimizers that take turns where one is too small to leave the cache.
@@ -127,16 +127,18 @@ pub fn measure(subject: &Subject, lengths: &[usize], context: &Context) -> ortha
 }
 
 /// What the software GPU counted for all kernels of its report.
-#[derive(Default)]
-struct Counts {
-    launches: u64,
-    bytes: u64,
-    sectors: u64,
-    lanes: u64,
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Counts {
+    pub launches: u64,
+    pub bytes: u64,
+    pub sectors: u64,
+    pub lanes: u64,
+    pub tensor_flops: u64,
+    pub bank_conflicts: u64,
 }
 
 impl Counts {
-    fn now() -> Self {
+    pub fn now() -> Self {
         let report = cuda::counters().unwrap_or_default();
         let report: Value = serde_json::from_str(&report).unwrap_or_default();
         let number = |value: &Value| value.as_u64().unwrap_or_default();
@@ -150,8 +152,34 @@ impl Counts {
             let classes = kernel["instructions"].as_object();
             sum.lanes +=
                 classes.into_iter().flat_map(|c| c.values()).map(|c| number(&c["lane"])).sum::<u64>();
+            sum.tensor_flops += number(&kernel["tensor_flops"]);
+            sum.bank_conflicts += number(&kernel["shared"]["bank_conflicts"]);
         }
         sum
+    }
+
+    pub fn since(self, before: &Self) -> Self {
+        Self {
+            launches: self.launches - before.launches,
+            bytes: self.bytes - before.bytes,
+            sectors: self.sectors - before.sectors,
+            lanes: self.lanes - before.lanes,
+            tensor_flops: self.tensor_flops - before.tensor_flops,
+            bank_conflicts: self.bank_conflicts - before.bank_conflicts,
+        }
+    }
+
+    /// For so many elements.
+    pub fn numbers(&self, elements: usize) -> Numbers {
+        let (elements, moved) = (elements.max(1) as f64, 32 * self.sectors);
+        Numbers {
+            // Lanes that read the same description ask for its bytes once each; what moves is the sectors.
+            bytes_per_element: moved as f64 / elements,
+            launches: Some(self.launches),
+            sector_efficiency: (moved > 0).then(|| (self.bytes as f64 / moved as f64).min(1.0)),
+            instructions_per_element: Some(self.lanes as f64 / elements),
+            ..Numbers::default()
+        }
     }
 }
 
@@ -162,18 +190,7 @@ fn counted(mut set: Set, lengths: &[usize], stream: &Stream) -> orthant::Result<
     let before = Counts::now();
     set.work(stream)?;
     stream.synchronize()?;
-    let after = Counts::now();
-    let elements = lengths.iter().sum::<usize>().max(1) as f64;
-    let bytes = after.bytes - before.bytes;
-    let moved = 32 * (after.sectors - before.sectors);
-    Ok(Numbers {
-        // Lanes that read the same description ask for its bytes once each; what moves is the sectors.
-        bytes_per_element: moved as f64 / elements,
-        launches: Some(after.launches - before.launches),
-        sector_efficiency: (moved > 0).then(|| (bytes as f64 / moved as f64).min(1.0)),
-        instructions_per_element: Some((after.lanes - before.lanes) as f64 / elements),
-        ..Numbers::default()
-    })
+    Ok(Counts::now().since(&before).numbers(lengths.iter().sum()))
 }
 
 /// Medians of samples between events, steps and copies of as many bytes by turns.
@@ -246,6 +263,7 @@ mod tests {
     /// On the software GPU for the code alone: what comes out are no times.
     #[test]
     fn everything_can_be_timed_and_is_what_is_counted() {
+        let _turn = crate::cli::bench::turn();
         let context = Context::open("emulated".parse().expect("a device")).expect("the software GPU");
         context.make_current().expect("current");
         let stream = Stream::new(&context).expect("a stream");

@@ -2,11 +2,29 @@
 //!
 //! On the software GPU everything is counted and nothing is timed; on a card and on the CPU a whole step is timed beside a
 //! copy of the same bytes, by turns in one run, and bytes are those that the planner counts. What is not measured is absent.
+//! Tensor cores' work, on cards only, has rows of its own: single products, Newton-Schulz iterations, whole steps of models.
 
 #[cfg(feature = "cuda")]
 mod card;
+#[cfg(feature = "cuda")]
+mod cublas;
 mod host;
+#[cfg(feature = "cuda")]
+mod model;
+#[cfg(feature = "cuda")]
+mod newton_schulz;
+mod parts;
+#[cfg(feature = "cuda")]
+mod products;
+#[cfg(feature = "cuda")]
+mod replay;
+#[cfg(feature = "cuda")]
+mod sets;
+#[cfg(feature = "cuda")]
+mod shapes;
 mod subjects;
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "there are no such rows"))]
+mod work;
 
 use std::time::{Duration, Instant};
 
@@ -15,11 +33,14 @@ use orthant::{Device, Driver, Error};
 use serde_json::{Map, Value, json};
 
 use super::{Common, info, print, progress};
-use subjects::{Subject, lengths, select};
+use parts::{Parts, Shape};
+use subjects::{Subject, lengths};
+use work::WorkRow;
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Kernels, of: sign-sgd, signum, lion, sgd, adamw, adagrad, nsgd, extrapolated, mvr, scan, clip, accumulate [default: all]
+    /// Kernels, of: elementwise (sign-sgd, signum, lion, sgd, adamw, adagrad, nsgd, extrapolated, mvr, scan, clip,
+    /// accumulate), gram (X X^T), square (b G + c G G), long (Q X), newton-schulz [default: all, if nothing else is asked for]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     kernels: Vec<String>,
     /// Elements of all tensors together [default: 2^20 on the software GPU, 10^8 on a card, 2^22 on the CPU]
@@ -28,13 +49,19 @@ pub struct Options {
     /// Tensors that they are divided into [default: 1, and many in a second row]
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     tensors: Option<u64>,
-    /// Fewer elements, one division
+    /// Shapes of the matrices that are multiplied and orthogonalised: [BATCHx]ROWSxCOLUMNS [default: a list]
+    #[arg(long, value_name = "SHAPES", value_delimiter = ',')]
+    shapes: Vec<Shape>,
+    /// Whole steps on the parameters of models: gpt2-124m, llama-1b, llama-7b, moe-experts, cnn-126 [default: by device]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    set: Vec<String>,
+    /// Seconds of each part (elementwise, products, Newton-Schulz, sets) after which no row is begun: a run has to end
+    #[arg(long, value_name = "S", default_value_t = 50)]
+    seconds: u64,
+    /// Fewer elements and shapes, one division
     #[arg(long)]
     quick: bool,
 }
-
-/// Rows that are not begun by then are left out: a run has to end.
-const BUDGET: Duration = Duration::from_secs(50);
 
 /// What is known of a row; `None` is not measured.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -60,38 +87,60 @@ struct Row {
 
 pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     let device = common.device()?;
-    let subjects = select(&options.kernels)?;
+    let parts = Parts::new(options, device)?;
     let sizes = sizes(options, device)?;
     let driver = if device == Device::Cpu { None } else { Some(Driver::open(device)?) };
+    let budget = Duration::from_secs(options.seconds);
+    let rows = elementwise(&parts.subjects, &sizes, device, budget, common)?;
+    let works = parts.work(device, budget, common)?;
+    if common.json {
+        print(&json_of(device, driver.as_ref(), &rows, &works)?);
+    } else if !common.quiet {
+        print(&text(device, driver.as_ref(), &rows, &works));
+    }
+    Ok(())
+}
+
+fn elementwise(
+    subjects: &[Subject],
+    sizes: &[(usize, usize)],
+    device: Device,
+    budget: Duration,
+    common: &Common,
+) -> anyhow::Result<Vec<Row>> {
+    if subjects.is_empty() {
+        return Ok(vec![]);
+    }
     let measure = measurer(device)?;
-    let began = Instant::now();
+    let end = Instant::now() + budget;
     let bar = progress(subjects.len() * sizes.len(), "rows", common);
     let mut rows = vec![];
-    for &(elements, tensors) in &sizes {
+    for &(elements, tensors) in sizes {
         let lengths = lengths(elements, tensors);
-        for subject in &subjects {
-            let numbers = if began.elapsed() > BUDGET {
-                Err(format!("not begun within {} s", BUDGET.as_secs()))
-            } else {
-                match measure(subject, &lengths) {
-                    Ok(numbers) => Ok(numbers),
-                    // The others may well fit.
-                    Err(e @ Error::OutOfMemory { .. }) => Err(e.to_string()),
-                    Err(Error::Driver { code: 2, call, .. }) => Err(format!("{call}: out of memory")),
-                    Err(e) => return Err(e.into()),
-                }
-            };
+        for subject in subjects {
+            let numbers = measured(end, || measure(subject, &lengths))?;
             rows.push(Row { subject: *subject, elements, tensors, numbers });
             bar.inc(1);
         }
     }
     bar.finish();
-    if common.json {
-        print(&json_of(device, driver.as_ref(), &rows)?);
-    } else if !common.quiet {
-        print(&text(device, driver.as_ref(), &rows));
+    Ok(rows)
+}
+
+/// What a row came to, or why it was left out: no time, or no memory, in which the others may well fit.
+fn measured<T>(
+    end: Instant,
+    measure: impl FnOnce() -> orthant::Result<T>,
+) -> orthant::Result<Result<T, String>> {
+    if Instant::now() > end {
+        return Ok(Err("not begun within --seconds".into()));
     }
-    Ok(())
+    match measure() {
+        Ok(row) => Ok(Ok(row)),
+        Err(e @ Error::OutOfMemory { .. }) => Ok(Err(e.to_string())),
+        Err(Error::Driver { code: 2, call, .. }) => Ok(Err(format!("{call}: out of memory"))),
+        Err(e) => Err(e),
+    }
 }
 
 /// Elements and tensors of the rows.
@@ -161,7 +210,12 @@ fn head(row: &Row) -> Map<String, Value> {
     object
 }
 
-fn json_of(device: Device, driver: Option<&Driver>, rows: &[Row]) -> orthant::Result<String> {
+fn json_of(
+    device: Device,
+    driver: Option<&Driver>,
+    rows: &[Row],
+    works: &[WorkRow],
+) -> orthant::Result<String> {
     let (mut measured, mut left_out) = (vec![], vec![]);
     for row in rows {
         let mut object = head(row);
@@ -193,6 +247,12 @@ fn json_of(device: Device, driver: Option<&Driver>, rows: &[Row]) -> orthant::Re
         object.extend(optional.map(|(key, value)| (key.to_owned(), value.into())));
         measured.push(object);
     }
+    for work in works {
+        match work.json(device) {
+            Ok(object) => measured.push(object),
+            Err(object) => left_out.push(object),
+        }
+    }
     let ordinal = if let Device::Cuda(ordinal) = device { ordinal as usize } else { 0 };
     let card = driver.and_then(|driver| driver.devices.get(ordinal)).map(info::card_json);
     let object = json!({
@@ -223,7 +283,7 @@ fn share(numbers: &Numbers) -> Option<f64> {
     Some(numbers.copy_ns? / numbers.ns?)
 }
 
-fn text(device: Device, driver: Option<&Driver>, rows: &[Row]) -> String {
+fn text(device: Device, driver: Option<&Driver>, rows: &[Row], works: &[WorkRow]) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table.set_header([
@@ -281,6 +341,20 @@ fn text(device: Device, driver: Option<&Driver>, rows: &[Row]) -> String {
         let kind = if driver.emulated { ", the software GPU: counted, not timed" } else { "" };
         format!(", driver {} (CUDA {}.{}{kind})", driver.path.display(), driver.version.0, driver.version.1)
     });
-    let legend = "bytes, lane instructions: of an element; sectors: bytes asked for over bytes moved";
-    format!("device {device}{driver}\n{table}\n{legend}{notes}")
+    let mut out = format!("device {device}{driver}");
+    if !rows.is_empty() {
+        let legend = "bytes, lane instructions: of an element; sectors: bytes asked for over bytes moved";
+        out.push_str(&format!("\n{table}\n{legend}{notes}"));
+    }
+    if !works.is_empty() {
+        out.push_str(&format!("\n{}", work::text(works)));
+    }
+    out
+}
+
+/// The software GPU's counters are the whole process's: tests that read them take turns.
+#[cfg(all(test, feature = "cuda"))]
+fn turn() -> std::sync::MutexGuard<'static, ()> {
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

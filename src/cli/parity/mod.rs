@@ -5,12 +5,16 @@
 //! error analysis ([`bounded`]) derives for that number from what was stored before the step: its tolerance is 1. Where
 //! rounding decides a sign (or whether a denominator is zero), f64 and f32 may part by a whole step and both be right: such
 //! elements are counted, not compared.
+//!
+//! Orthogonalisations have rows of their own ([`spectral`]): tensor cores add up in an order of their own, and 16 bits are
+//! far from f64, so they are held to errors.
 
 mod bounded;
 mod cases;
 mod check;
 mod oracle;
 mod sets;
+mod spectral;
 
 use std::collections::BTreeMap;
 
@@ -56,22 +60,31 @@ pub fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
         bar.inc(1);
     }
     bar.finish();
+    let spectral = spectral::run(&place, device, options.quick, seed)?;
 
     let rows: Vec<Vec<Row>> =
         cases.iter().zip(&outcomes).map(|(case, outcome)| rows(case, outcome)).collect();
     if common.json {
-        print(&json(device, &rows, &outcomes));
+        print(&json(device, &rows, &outcomes, &spectral));
     } else if !common.quiet {
-        print(&text(device, &cases, &rows, &outcomes, common.verbose));
+        print(&text(device, &cases, &rows, &outcomes, &spectral, common.verbose));
     }
     let missed: Vec<&Row> = rows.iter().flatten().filter(|row| !row.ok()).collect();
-    if missed.is_empty() {
-        return Ok(());
-    }
     for row in &missed {
         eprintln!("missed: {}: error {}, tolerance {}", row.case, row.error, row.tolerance);
     }
-    bail!("{} of {} comparisons missed", missed.len(), rows.iter().flatten().count());
+    let off: Vec<_> = spectral.iter().filter(|outcome| !outcome.ok()).collect();
+    for o in &off {
+        eprintln!(
+            "missed: {}: error {:.2e}, tolerance {:.2e}; largest singular value {:.3}, at most {:.3}",
+            o.case, o.error, o.tolerance, o.sigma_max, o.sigma_limit
+        );
+    }
+    let missed = missed.len() + off.len();
+    if missed > 0 {
+        bail!("{missed} of {} comparisons missed", rows.iter().flatten().count() + spectral.len());
+    }
+    Ok(())
 }
 
 fn place(device: Device) -> orthant::Result<Place> {
@@ -95,7 +108,7 @@ fn rows(case: &Case, outcome: &Outcome) -> Vec<Row> {
     bits.into_iter().chain([distance]).collect()
 }
 
-fn json(device: Device, rows: &[Vec<Row>], outcomes: &[Outcome]) -> String {
+fn json(device: Device, rows: &[Vec<Row>], outcomes: &[Outcome], spectral: &[spectral::Outcome]) -> String {
     let mut out = vec![];
     for (rows, outcome) in rows.iter().zip(outcomes) {
         for row in rows {
@@ -113,11 +126,32 @@ fn json(device: Device, rows: &[Vec<Row>], outcomes: &[Outcome]) -> String {
             out.push(object);
         }
     }
+    out.extend(spectral.iter().map(|o| {
+        serde_json::json!({
+            "case": o.case,
+            "error": o.error,
+            "tolerance": o.tolerance,
+            "ok": o.ok(),
+            "shape": o.shape,
+            "method": o.method,
+            "dtype": o.dtype,
+            "sigma_max": o.sigma_max,
+            "sigma_limit": o.sigma_limit,
+            "dual": o.dual,
+        })
+    }));
     serde_json::json!({ "device": device.to_string(), "rows": out }).to_string()
 }
 
 /// A line for each rule, or for each row.
-fn text(device: Device, cases: &[Case], rows: &[Vec<Row>], outcomes: &[Outcome], verbose: bool) -> String {
+fn text(
+    device: Device,
+    cases: &[Case],
+    rows: &[Vec<Row>],
+    outcomes: &[Outcome],
+    spectral: &[spectral::Outcome],
+    verbose: bool,
+) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     let bits = |differing: Option<u64>| differing.map_or("not compared".into(), |n| n.to_string());
@@ -160,8 +194,36 @@ fn text(device: Device, cases: &[Case], rows: &[Vec<Row>], outcomes: &[Outcome],
             ]);
         }
     }
-    let all = rows.iter().flatten().count();
+    let all = rows.iter().flatten().count() + spectral.len();
     let missed = rows.iter().flatten().filter(|row| !row.ok()).count();
+    let missed = missed + spectral.iter().filter(|o| !o.ok()).count();
     let verdict = if missed == 0 { "all within tolerance".into() } else { format!("{missed} missed") };
-    format!("device {device}\n{table}\n{} cases, {all} comparisons, {verdict}", cases.len())
+    let spectral = spectral_table(spectral, verbose);
+    format!("device {device}\n{table}\n{spectral}\n{} cases, {all} comparisons, {verdict}", cases.len())
+}
+
+/// A line for each spectrum, method and format with the worst of each number, or for each row.
+fn spectral_table(outcomes: &[spectral::Outcome], verbose: bool) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    let mut of_spectra: BTreeMap<String, Vec<&spectral::Outcome>> = BTreeMap::new();
+    for o in outcomes {
+        let key = if verbose { o.case.clone() } else { format!("{}, {} {}", o.spectrum, o.method, o.dtype) };
+        of_spectra.entry(key).or_default().push(o);
+    }
+    table.set_header(["orthogonalised", "cases", "error", "of tolerance", "sigma max", "least dual", ""]);
+    for (key, of) in of_spectra {
+        let most = |value: fn(&spectral::Outcome) -> f64| of.iter().map(|o| value(o)).fold(0.0, f64::max);
+        let dual = of.iter().filter_map(|o| o.dual).reduce(f64::min);
+        table.add_row([
+            key,
+            of.len().to_string(),
+            format!("{:.1e}", most(|o| o.error)),
+            format!("{:.2}", most(|o| o.error / o.tolerance)),
+            format!("{:.3}", most(|o| o.sigma_max)),
+            dual.map_or("none".into(), |dual| format!("{dual:.3}")),
+            if of.iter().all(|o| o.ok()) { String::new() } else { "MISSED".into() },
+        ]);
+    }
+    table
 }
