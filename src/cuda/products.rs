@@ -2,8 +2,6 @@
 //!
 //! The same tables, tiles and kernel as in a step, which sees a phase of one product.
 
-use std::rc::Rc;
-
 use super::api::{self, Argument};
 use super::context::Context;
 use super::memory::DeviceBuffer;
@@ -26,7 +24,8 @@ pub struct ProductBatch {
     /// Places of every matrix of the batch.
     places: Vec<Vec<(Place, usize)>>,
     matrices: DeviceBuffer,
-    tables: DeviceBuffer,
+    /// Read by launches through addresses.
+    _tables: DeviceBuffer,
     /// Where jobs, matrices' descriptions, the list of tiles and what has to be zero begin in the tables.
     at: [u64; 4],
     tiles: u32,
@@ -72,14 +71,14 @@ impl ProductBatch {
             |index: fn(&Place) -> Option<usize>| used.iter().filter_map(index).max().map_or(0, |i| i + 1);
         let longs = most(|place| if let Place::Long(i) = place { Some(*i) } else { None });
         let squares = most(|place| if let Place::Square(i) = place { Some(*i) } else { None });
-        let program = Rc::new(Program { products: vec![product.clone()], longs, squares });
+        let program = Program { products: vec![product.clone()], longs, squares };
         let none = Program { products: vec![], longs: 0, squares: 0 };
         let view = MatrixView { offset: 0, rows, columns };
         let item = |offset: usize| Item {
             parameter: 0,
             matrix: 0,
             view,
-            program: program.clone(),
+            program: program.clone().into(),
             offset,
             first_square: 0,
             first_trace: 0,
@@ -128,7 +127,7 @@ impl ProductBatch {
             extents,
             places,
             matrices,
-            tables,
+            _tables: tables,
             at,
             tiles: tiles.len() as u32,
         })
@@ -144,13 +143,12 @@ impl ProductBatch {
         &self.matrices
     }
 
-    /// Gives the product to the stream: one launch.
+    /// Gives the product to the stream: one launch, which has to be done before this is dropped.
     ///
     /// # Errors
     /// A stream of another context; what the driver says.
     pub fn launch(&self, stream: &Stream) -> Result<()> {
         stream.check_in(&self.context)?;
-        debug_assert!(self.tables.bytes() > 0);
         let kernel = &self.context.kernels()?.product[usize::from(self.half)];
         let [jobs, orthogonals, tiles, zeros] = self.at;
         let progress = zeros + SCALARS_BYTES.max(size_of::<Matrix>()) as u64;
@@ -235,5 +233,5 @@ fn padded(extent: usize) -> usize {
 fn element_at(padded_rows: usize, row: usize, column: usize) -> usize {
     let strip = column / PIECE * padded_rows;
     let (chunk, rest) = (column % PIECE / 8, column % 8);
-    (strip + row) * 2 * PIECE + (chunk ^ row % 8) * 16 + 2 * rest
+    (strip + row) * 2 * PIECE + (chunk ^ (row % 8)) * 16 + 2 * rest
 }
