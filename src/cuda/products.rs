@@ -26,7 +26,8 @@ pub struct ProductBatch {
     /// Places of every matrix of the batch.
     places: Vec<Vec<(Place, usize)>>,
     matrices: DeviceBuffer,
-    tables: DeviceBuffer,
+    /// Read by launches through addresses.
+    _tables: DeviceBuffer,
     /// Where jobs, matrices' descriptions, the list of tiles and what has to be zero begin in the tables.
     at: [u64; 4],
     tiles: u32,
@@ -128,7 +129,7 @@ impl ProductBatch {
             extents,
             places,
             matrices,
-            tables,
+            _tables: tables,
             at,
             tiles: tiles.len() as u32,
         })
@@ -144,13 +145,12 @@ impl ProductBatch {
         &self.matrices
     }
 
-    /// Gives the product to the stream: one launch.
+    /// Gives the product to the stream: one launch, which has to be done before this is dropped.
     ///
     /// # Errors
     /// A stream of another context; what the driver says.
     pub fn launch(&self, stream: &Stream) -> Result<()> {
         stream.check_in(&self.context)?;
-        debug_assert!(self.tables.bytes() > 0);
         let kernel = &self.context.kernels()?.product[usize::from(self.half)];
         let [jobs, orthogonals, tiles, zeros] = self.at;
         let progress = zeros + SCALARS_BYTES.max(size_of::<Matrix>()) as u64;
@@ -238,5 +238,5 @@ fn padded(extent: usize) -> usize {
 fn element_at(padded_rows: usize, row: usize, column: usize) -> usize {
     let strip = column / PIECE * padded_rows;
     let (chunk, rest) = (column % PIECE / 8, column % 8);
-    (strip + row) * 2 * PIECE + (chunk ^ row % 8) * 16 + 2 * rest
+    (strip + row) * 2 * PIECE + (chunk ^ (row % 8)) * 16 + 2 * rest
 }

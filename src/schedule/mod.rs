@@ -5,6 +5,7 @@ mod cohorts;
 mod program;
 mod tiles;
 
+#[cfg(feature = "cuda")]
 pub(crate) use cohorts::spectral;
 pub use cohorts::{Cohort, DEFAULT_WORKSPACE, Item, Launch, Schedule, Space, TileOf};
 pub use program::{Kind, Place, Product, Program};

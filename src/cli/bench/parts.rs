@@ -64,6 +64,7 @@ const LARGE: [&str; 8] = [
 const QUICK_LARGE: [&str; 2] = ["768x768", "1024x4096"];
 
 /// What is measured.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "tensor cores are a card's"))]
 pub struct Parts {
     pub subjects: Vec<Subject>,
     products: Vec<&'static str>,

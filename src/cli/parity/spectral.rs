@@ -226,16 +226,16 @@ fn samples(quick: bool, on_card: bool, seed: u64) -> Vec<Sample> {
     let large: &[(usize, usize)] = if on_card && !quick { &LARGE } else { &[] };
     let all = shapes.iter().flat_map(|&shape| SPECTRA.map(|spectrum| (shape, spectrum)));
     let all = all.chain(large.iter().map(|&shape| (shape, SPECTRA[0])));
-    let sample =
-        |(i, ((rows, columns), (name, spectrum))): (u64, ((usize, usize), (&'static str, Spectrum)))| {
-            let values = matrix(spectrum, rows, columns, &mut Noise(seed ^ ((i + 1) << 32)));
-            let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
-            let wide: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();
-            let worth_it = rows * columns <= JACOBI;
-            let nuclear = worth_it.then(|| singular_values(&wide, rows, columns).iter().sum());
-            Sample { spectrum, name, rows, columns, values, nuclear }
-        };
-    (0..).zip(all).collect::<Vec<_>>().into_par_iter().map(sample).collect()
+    let sample = |i: u64, (rows, columns): (usize, usize), (name, spectrum): (&'static str, Spectrum)| {
+        let values = matrix(spectrum, rows, columns, &mut Noise(seed ^ ((i + 1) << 32)));
+        let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
+        let wide: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();
+        let worth_it = rows * columns <= JACOBI;
+        let nuclear = worth_it.then(|| singular_values(&wide, rows, columns).iter().sum());
+        Sample { spectrum, name, rows, columns, values, nuclear }
+    };
+    let numbered = (0..).zip(all).collect::<Vec<_>>().into_par_iter();
+    numbered.map(|(i, (shape, spectrum))| sample(i, shape, spectrum)).collect()
 }
 
 /// Row-major.
