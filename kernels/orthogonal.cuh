@@ -1,5 +1,5 @@
-// What the kernels of Newton-Schulz iterations are told of matrices and products. The host's side is in
-// src/cuda/newton_schulz/table.rs; both check sizes and offsets.
+// What the kernels of Newton-Schulz iterations are told of matrices and products. The host's side is in src/cuda/table.rs and
+// src/cuda/orthogonal.rs; both check sizes.
 #pragma once
 
 #include "table.cuh"

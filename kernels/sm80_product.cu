@@ -82,29 +82,39 @@ __device__ bool stays(const Job &job, const Traces &t) {
 }
 
 // The tile's traces are there; the last tile decides.
-__device__ void guard(const Lists &l, const Job &job, Traces *of_warps, bool there, const Traces &mine, u32 tile) {
+__device__ void guard(const Lists &l, const Job &job, Traces *of_threads, bool there, const Traces &mine, u32 tile) {
     __shared__ bool last;
     const u32 warp = threadIdx.x / 32;
     if (threadIdx.x % 32 == 0)
 #pragma unroll
-        for (u32 i = 0; i < 4; i++) of_warps[warp].power[i] = there ? mine.power[i] : 0.0;
+        for (u32 i = 0; i < 4; i++) of_threads[warp].power[i] = there ? mine.power[i] : 0.0;
     __syncthreads();
     Progress &p = l.progress[job.orthogonal];
     if (threadIdx.x == 0) {
-        Traces sum = of_warps[0];
+        Traces sum = of_threads[0];
         for (u32 w = 1; w < THREADS / 32; w++)
 #pragma unroll
-            for (u32 i = 0; i < 4; i++) sum.power[i] = __dadd_rn(sum.power[i], of_warps[w].power[i]);
+            for (u32 i = 0; i < 4; i++) sum.power[i] = __dadd_rn(sum.power[i], of_threads[w].power[i]);
         l.traces[job.first_partial + tile] = sum;
         last = arrive(&p.guarded) + 1 == job.tiles;
     }
     __syncthreads();
     if (!last) return;
-    if (threadIdx.x == 0) {
-        Traces sum = {};
-        for (u32 k = 0; k < job.tiles; k++)
+    Traces sum = {};
+    for (u32 k = threadIdx.x; k < job.tiles; k += THREADS)
 #pragma unroll
-            for (u32 i = 0; i < 4; i++) sum.power[i] = __dadd_rn(sum.power[i], l.traces[job.first_partial + k].power[i]);
+        for (u32 i = 0; i < 4; i++) sum.power[i] = __dadd_rn(sum.power[i], l.traces[job.first_partial + k].power[i]);
+    of_threads[threadIdx.x] = sum;
+    for (u32 distance = THREADS / 2; distance > 0; distance /= 2) {
+        __syncthreads();
+        if (threadIdx.x >= distance) continue;
+#pragma unroll
+        for (u32 i = 0; i < 4; i++)
+            of_threads[threadIdx.x].power[i] =
+                __dadd_rn(of_threads[threadIdx.x].power[i], of_threads[threadIdx.x + distance].power[i]);
+    }
+    if (threadIdx.x == 0) {
+        sum = of_threads[0];
         p.guarded = 0;
         const Matrix &m = l.matrices[l.orthogonals[job.orthogonal].matrix];
         // A gradient that is not finite gives what IEEE arithmetic gives; nothing else can be made of it.
@@ -201,7 +211,8 @@ __device__ __forceinline__ void take(const Lists &l, u32 end, Next &next) {
     for (; next.matrix < end; next.matrix++) {
         Progress &p = l.progress[next.matrix];
         const Orthogonal &o = l.orthogonals[next.matrix];
-        if (!load_acquire(&p.failed) || is_skipped(l, o)) continue;
+        // Launches before this one have said so.
+        if (!p.failed || is_skipped(l, o)) continue;
         const Job *at = l.jobs + o.first_job, *const last = at + o.jobs - 1;
         const u32 ticket = arrive(&p.ticket);
         if (ticket >= last->first_tile + last->tiles) continue;
@@ -221,6 +232,12 @@ template <bool HALF>
 __device__ __forceinline__ void run(const Lists &l, const Tile *tiles, u32 first, u32 count) {
     extern __shared__ __align__(128) u8 shared[];
     __shared__ Next next;
+    if (!tiles) {
+        // Nearly always nothing has failed: all threads look, so that it takes no longer than it must.
+        bool any = false;
+        for (u32 i = first + threadIdx.x; i < first + count; i += THREADS) any |= l.progress[i].failed != 0;
+        if (!__syncthreads_or(any)) return;
+    }
     if (threadIdx.x == 0) {
         if (tiles) {
             next.tile = tiles[blockIdx.x];

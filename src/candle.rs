@@ -20,9 +20,9 @@
 //! ```
 //!
 //! A step copies every variable into the parameter's buffer and its gradient into the gradient's buffer, steps on the
-//! CPU or on the device that [`CandleConfig::device`] names, and copies the updated parameters back with `Var::set`. So variables may be assigned between steps, with two
-//! exceptions that live in the optimizer's state: f32 master copies and the iterates of extrapolated methods. (Digits
-//! below a variable that compact masters keep stay below what is assigned.)
+//! CPU or on the device that [`CandleConfig::device`] names, and copies the updated parameters back with `Var::set`. So
+//! variables may be assigned between steps, with two exceptions that live in the optimizer's state: f32 master copies and the
+//! iterates of extrapolated methods. (Digits below a variable that compact masters keep stay below what is assigned.)
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;

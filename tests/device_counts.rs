@@ -94,6 +94,13 @@ fn the_plan_knows_the_bytes_of_an_optimizer() {
         "[[group]]\nparams = [\"m*\"]\nalgorithm = \"scion\"\nlr = 0.1\nnorm = \"rows\"\n[[group]]\nparams = [\"n*\"]\n\
          algorithm = \"scion\"\nlr = 0.1\nnorm = \"columns\"\n[[group]]\nparams = [\"*\"]\nalgorithm = \"lion\"\n"
             .to_owned(),
+        "[step]\nmax_workspace = 2000000\ndiagnostics = true\n[[group]]\nparams = [\"m*\"]\nalgorithm = \"muon\"\n\
+         ns_dtype = \"f16\"\nlr = 0.1\n[[group]]\nparams = [\"n*\"]\nalgorithm = \"scion\"\nlr = 0.1\nnorm = \"rows\"\n\
+         [[group]]\nparams = [\"*\"]\nalgorithm = \"lion\"\n"
+            .to_owned(),
+        "[[group]]\nparams = [\"m*\", \"n*\"]\nalgorithm = \"orthogonal-sgdm\"\nlr = 0.1\n[[group]]\nparams = [\"*\"]\n\
+         algorithm = \"lion\"\n"
+            .to_owned(),
     ];
     let shapes: [(&str, &[usize]); 6] = [
         ("m1", &[1000, 33]),

@@ -352,6 +352,14 @@ pub(crate) fn is_capturing(stream: CUstream) -> Answer<bool> {
     Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
 }
 
+/// Which capture of the driver's a stream is in.
+pub(crate) fn capture_id(stream: CUstream) -> Answer<Option<u64>> {
+    let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+    let mut id = 0;
+    call!(cuStreamGetCaptureInfo_v2(stream, &mut status, &mut id, null_mut(), null_mut(), null_mut()))?;
+    Ok((status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE).then_some(id))
+}
+
 pub(crate) fn begin_capture(stream: CUstream) -> Answer<()> {
     let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     call!(cuStreamBeginCapture_v2(stream, mode))

@@ -78,6 +78,7 @@ impl Orthogonals {
             let arena = base + (strips.arena + cohort.begins.bytes) as u64;
             let first = this.matrices.len();
             let first_moved = this.moved;
+            let mut bound = None;
             let first_look = this.looks.len();
             // The jobs of each item's program.
             let mut first_jobs = vec![];
@@ -87,7 +88,8 @@ impl Orthogonals {
                 let planned = &plan.parameters[item.parameter];
                 let group = plan.group_of(planned);
                 let Some((spec, lmo_first)) = spectral(group.algorithm().rule()) else { continue };
-                let bound = 1.25 * spec.sigma_bound();
+                // One for the cohort: its matrices are of one group.
+                let bound = *bound.get_or_insert_with(|| 1.25 * spec.sigma_bound());
                 let limit = bound * bound * item.view.rows.min(item.view.columns) as f64;
                 let (moved, trace) = (this.moved, cohort.begins.traces + item.first_trace);
                 let job = |product: &Product, first_tile: u32| {

@@ -145,6 +145,10 @@ impl Card {
 
     /// Steps work on these tensors from now on. Nothing changes when this fails.
     pub fn bind(&mut self, plan: &Plan, parameters: &[Parameter]) -> Result<()> {
+        self.bind_with(plan, parameters, false)
+    }
+
+    fn bind_with(&mut self, plan: &Plan, parameters: &[Parameter], other_algorithms: bool) -> Result<()> {
         self.engine.check()?;
         self.engine.note(check_places(self.engine.context(), parameters, self.on_host))?;
         let context = self.engine.context().clone();
@@ -157,7 +161,7 @@ impl Card {
             self.engine.wait()?;
         }
         let merged = |i: usize| bindings_with(&parameters[i], &self.mirrors[i], &fresh[i]);
-        self.engine.rebind(plan, merged)?;
+        self.engine.rebind(plan, merged, other_algorithms)?;
         let before = std::mem::replace(&mut self.accumulation, accumulation);
         self.retired.extend(before.filter(|_| self.accumulation_captured));
         for (mirror, new) in self.mirrors.iter_mut().zip(fresh) {
@@ -170,7 +174,7 @@ impl Card {
     /// Scales and flags in the tables follow the algorithms.
     pub fn regroup(&mut self, plan: &Plan, parameters: &[Parameter]) -> Result<()> {
         crate::cuda::check_plan(self.engine.context().device(), plan)?;
-        self.bind(plan, parameters)
+        self.bind_with(plan, parameters, true)
     }
 
     pub fn set_control(
@@ -210,7 +214,7 @@ impl Card {
     /// Gives a step, or a part of one, to a stream. The error of a refused step before comes first.
     pub fn submit(&mut self, step: &Step<'_>, part: Part, stream: &Stream, report: StepReport) -> Result<()> {
         let given = self.give(step, part, stream, report);
-        let captured = self.open.as_ref().is_some_and(|open| open.captured);
+        let captured = self.open.as_ref().is_some_and(|open| open.capture.is_some());
         if captured && matches!(given, Err(Error::Driver { .. } | Error::DeviceLost { .. })) {
             self.engine.spoil_capture(stream);
         }
@@ -232,9 +236,10 @@ impl Card {
         {
             return Err(error);
         }
+        let capture = if part == Part::Scan { self.engine.capture_of(stream)? } else { None };
         let captured = self.engine.submit(part, stream)?;
         if part == Part::Scan {
-            self.open = Some(Open { stream: stream.clone(), captured });
+            self.open = Some(Open { stream: stream.clone(), capture });
             return Ok(());
         }
         self.open = None;

@@ -33,8 +33,9 @@ pub struct StepOptions {
     pub diagnostics: bool,
     /// Seed of stochastic rounding. It is not stored in checkpoints: a resumed run needs the same one.
     pub seed: u64,
-    /// Bytes of work space for orthogonalisations on a card. They are done in turns that keep within it; which does not change
-    /// any bit. Without a limit it is 1 GiB, or what the largest matrix needs. Read at registration.
+    /// Bytes of work space for orthogonalisations on a card, shared equally by the groups that orthogonalise. They are done in
+    /// turns that keep within it; which does not change any bit. Without a limit each group has 1 GiB, or what its largest
+    /// matrix needs. Read at registration.
     pub max_workspace: Option<usize>,
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::program::{Place, Program};
-use super::tiles::PIECE;
+use super::tiles::{LONGEST, PIECE};
 use crate::algorithm::{NewtonSchulz, NsDtype, Order, Rule};
 use crate::error::{Error, Result};
 use crate::group::Group;
@@ -155,7 +155,8 @@ impl Schedule {
     /// has an equal share.
     ///
     /// # Errors
-    /// A matrix that needs more than its group's share by itself, named with the bytes that it needs.
+    /// A matrix that needs more than its group's share by itself, named with the bytes that it needs; one with a side of more
+    /// than [`LONGEST`].
     pub fn new(plan: &Plan, limit: Option<usize>) -> Result<Self> {
         let safe = Program::safe();
         let mut this = Self::default();
@@ -172,6 +173,11 @@ impl Schedule {
             let mut items = vec![];
             for (parameter, planned) in plan.parameters.iter().enumerate().filter(|(_, p)| p.group == group) {
                 for (matrix, &view) in planned.matrices.iter().enumerate() {
+                    if view.rows.max(view.columns) > LONGEST {
+                        let reason =
+                            format!("{} x {} has a side of more than {LONGEST}", view.rows, view.columns);
+                        return Err(Error::parameter(&planned.spec.name, reason));
+                    }
                     let shape = (view.rows, view.columns);
                     let program = programs
                         .entry(shape)

@@ -6,6 +6,8 @@ use super::program::{Kind, Product};
 pub const TILE: usize = 128;
 /// Rows and columns that a warp has of it, columns of a strip, terms of a stage.
 pub const PIECE: usize = 64;
+/// The longest side that kernels take: tiles have 16 bits for a row or column.
+pub const LONGEST: usize = 1 << 22;
 
 /// Which way the operands of a product lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -391,6 +391,7 @@ fn wrong_uses_are_refused() {
     let stream = pair.card.stream.clone();
     drop(Graph::capture(&stream, || _ = pair.optimizer.scan().expect("captured")));
     refused(pair.optimizer.step(), "was captured into a graph");
+    drop(Graph::capture(&stream, || refused(pair.optimizer.step(), "captured into another graph")));
     pair.optimizer.forget_scan();
     pair.step("after one that was captured");
 

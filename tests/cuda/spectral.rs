@@ -305,6 +305,28 @@ fn algorithms_changed_between_steps() {
     assert_same("after a refusal", (&cpu, &reference), (&card, &optimizer));
 }
 
+/// A caller's graph holds the products that there were: with others it has to be captured again.
+#[test]
+fn other_iterations_are_another_graph() {
+    let mut pair = groups("nonfinite = \"propagate\"");
+    let stream = pair.card.stream.clone();
+    let graph = Graph::capture(&stream, || pair.optimizer.step_on(&stream).expect("captured"));
+    let group =
+        |text: &str| Config::parse(text).unwrap_or_else(|e| panic!("{e}")).groups[0].algorithm().clone();
+    let with = |more: &str| {
+        group(&format!("[[group]]\nparams = [\"*\"]\nlr = 1\n{}\nnorm = \"spectral\"\n{more}", RULES[3]))
+    };
+    pair.optimizer
+        .set_algorithm("a", with("ns_coefficients = [[1.25, -0.25, 0.0]]\nns_steps = 1"))
+        .expect("legal");
+    pair.optimizer.write_control(&stream).expect("the same launches");
+    graph.launch();
+    stream.synchronize().expect("done");
+    pair.optimizer.set_algorithm("a", with("ns_steps = 2")).expect("legal");
+    let refused = pair.optimizer.write_control(&stream).expect_err("other launches").to_string();
+    assert!(refused.contains("iterations changed: capture it again"), "{refused}");
+}
+
 /// Two groups of matrices and one of everything else.
 const GROUPS: &str = "[[group]]\nname = \"a\"\nparams = [\"p1\"]\nSPECTRAL\n[[group]]\nname = \"b\"\nparams = [\"p2\"]\n\
                       SPECTRAL\nns_dtype = \"f16\"\n[[group]]\nname = \"c\"\nparams = [\"*\"]\nalgorithm = \"lion\"\nlr = 0.01";
@@ -369,7 +391,7 @@ fn each_group_as_soon_as_its_gradients_are_there() {
     }
 }
 
-/// What groups move by, of matrices too; of the safe iteration's as well.
+/// What groups move by, of matrices too.
 #[test]
 fn what_groups_move_by() {
     let mut pair = groups("nonfinite = \"skip\"\ndiagnostics = true");

@@ -98,3 +98,47 @@ fn by_groups_and_steps() {
     let found = told(&mut pair.optimizer);
     assert!(found[0] > 0.2 && found[0] <= 0.25 && found[1] == 0.0 && found[2] == 0.0, "{found:?}");
 }
+
+/// Rows and columns over their norms are added up by tiles: the same but for rounding. Beside them groups of other kinds.
+#[test]
+fn rows_and_columns_beside_others() {
+    let group =
+        |name: &str, rule: &str| format!("[[group]]\nname = \"{name}\"\nparams = [\"{name}*\"]\n{rule}\n");
+    let scion = |norm: &str| format!("algorithm = \"scion\"\nlr = 0.1\nnorm = \"{norm}\"");
+    let text = format!(
+        "[step]\n{MEASURED}\n{}{}{}{}",
+        group("p0", "algorithm = \"muon\"\nlr = 0.1"),
+        group("p1", &scion("columns")),
+        group("p2", "algorithm = \"lion\"\nlr = 0.01"),
+        group("p3", &scion("rows"))
+    );
+    let shapes = [vec![5, 70], vec![130, 67], vec![1500], vec![3, 65, 40]];
+    let mut pair = Pair::new(&text, Dtype::F32, Dtype::F32, &shapes);
+    for step in 1..=3 {
+        pair.renew();
+        if step == 2 {
+            let bad = Tensor::from_vec(vec![f32::NAN; 1500], &[1500]).expect("it fits").to_storage();
+            for set in [&pair.cpu, &pair.set.host] {
+                set.grads[2].assign(&bad).expect("it fits");
+            }
+            pair.set.send_gradients();
+        }
+        let expected = pair.reference.step().expect("a step");
+        pair.optimizer.step().expect("a step");
+        pair.optimizer.synchronize().expect("done");
+        let found = pair.optimizer.status().expect("reports").pop().expect("one");
+        assert_eq!(found.applied, step != 2);
+        let (Some(expected), Some(found)) = (expected.update_rms, found.update_rms) else {
+            assert_eq!(step, 2);
+            continue;
+        };
+        // The direction of the first group is rounded to 16 bits on the CPU.
+        for (group, most) in [1e-2, 1e-5, 0.0, 1e-5].into_iter().enumerate() {
+            let (a, b) = (expected[group], found[group]);
+            assert!(
+                a > 0.0 && (a - b).abs() <= most * a,
+                "step {step}, group {group}: {expected:?} {found:?}"
+            );
+        }
+    }
+}

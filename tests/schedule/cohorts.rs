@@ -120,6 +120,17 @@ fn a_limit_makes_more_cohorts_and_names_what_cannot_be_done() {
     assert!(refused.contains("`p9`") && refused.contains("max_workspace is 100000"), "{refused}");
 }
 
+#[test]
+fn sides_that_tiles_cannot_number_are_refused() {
+    let refused =
+        Schedule::new(&plan(&[vec![64, (1 << 22) + 1]], Algorithm::muon()), None).expect_err("too long");
+    assert!(
+        refused.to_string().contains("`p0`") && refused.to_string().contains("a side of more than"),
+        "{refused}"
+    );
+    Schedule::new(&plan(&[vec![64, 1 << 22]], Algorithm::muon()), None).expect("the longest");
+}
+
 /// Groups may step on streams of their own, at one time.
 #[test]
 fn groups_share_no_work_space() {

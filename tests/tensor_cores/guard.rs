@@ -40,6 +40,17 @@ fn a_diverging_iteration_is_replaced() {
     }
     // It is the safe iteration to the bit.
     assert_eq!(replaced, report.orthogonalise_fallbacks);
+    // And says what it moves by, and its dual norms.
+    let diagnosed = |text: &str, matrices: &[nalgebra::DMatrix<f64>]| {
+        let mut config = config(text);
+        config.options.diagnostics = true;
+        let report = reported(device(), &config, matrices).1;
+        (report.update_rms.expect("measured")[0], report.dual_norms.expect("measured")[0])
+    };
+    let diverging = [matrices[0].clone(), matrices[3].clone()];
+    let (ours, safe) = (diagnosed(UNSAFE, &diverging), diagnosed("ns_dtype = \"bf16\"", &diverging));
+    assert!((ours.0 - safe.0).abs() <= 1e-12 * safe.0 && safe.0 > 0.0, "{ours:?} {safe:?}");
+    assert!((ours.1 - safe.1).abs() <= 1e-12 * safe.1 && safe.1 > 0.0, "{ours:?} {safe:?}");
 }
 
 #[test]

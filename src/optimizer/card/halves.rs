@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub(super) struct Open {
     pub stream: Stream,
-    /// Whether into a caller's graph.
-    pub captured: bool,
+    /// Which capture of a caller's graph it is part of.
+    pub capture: Option<u64>,
 }
 
 impl Card {
@@ -29,11 +29,14 @@ impl Card {
         if open.stream.raw() != stream.raw() {
             return refuse("a scan is open in another stream: use that one");
         }
-        match (open.captured, self.engine.is_capturing(stream)?) {
-            (true, false) => {
+        match (open.capture, self.engine.capture_of(stream)?) {
+            (Some(scan), Some(step)) if scan != step => {
+                refuse("a scan is open that was captured into another graph: capture the step with it")
+            }
+            (Some(_), None) => {
                 refuse("a scan is open that was captured into a graph: capture the step with it")
             }
-            (false, true) => refuse("a scan is open that no graph has: capture it with the step"),
+            (None, Some(_)) => refuse("a scan is open that no graph has: capture it with the step"),
             _ => Ok(Part::Rest),
         }
     }

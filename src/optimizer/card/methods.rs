@@ -83,8 +83,9 @@ impl Optimizer {
     /// was captured into.
     ///
     /// # Errors
-    /// As [`step`](Self::step) before it is given; a step that has to be captured again, since bindings with other strides or alignments, or clipping that was switched on
-    /// or off, made it other launches; what the driver says; device `cpu`.
+    /// As [`step`](Self::step) before it is given; a step that has to be captured again, since bindings with other strides or
+    /// alignments, clipping that was switched on or off, or an algorithm with other Newton-Schulz iterations made it other
+    /// launches; what the driver says; device `cpu`.
     pub fn write_control(&mut self, stream: &Stream) -> Result<()> {
         self.check_step(None)?;
         self.card()?.write_control(stream)
