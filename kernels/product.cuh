@@ -185,10 +185,10 @@ __device__ __forceinline__ Traces traces_of(Sums &sums, const u8 *square, const 
         auto take = [&](u32 at, float r, float r2) {
             if (q.diagonal && at > row) return;
             const float times = q.diagonal && at == row ? 1.0f : 2.0f;
-            if (q.diagonal && at == row) power[0] += r;
-            power[1] += times * r * r;
-            power[2] += times * r * r2;
-            power[3] += times * r2 * r2;
+            if (q.diagonal && at == row) power[0] = __fadd_rn(power[0], r);
+            power[1] = __fadd_rn(power[1], __fmul_rn(__fmul_rn(times, r), r));
+            power[2] = __fadd_rn(power[2], __fmul_rn(__fmul_rn(times, r), r2));
+            power[3] = __fadd_rn(power[3], __fmul_rn(__fmul_rn(times, r2), r2));
         };
         take(column, low_of<HALF>(two), first);
         take(column + 1, high_of<HALF>(two), second);

@@ -36,12 +36,6 @@ __device__ __forceinline__ void st_8(void *p, u32 first, u32 second) {
     asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(p), "r"(first), "r"(second) : "memory");
 }
 
-// 16 bytes that nobody reads again soon: first out of the second-level cache.
-__device__ __forceinline__ void st_16_streaming(void *p, uint4 v) {
-    asm volatile("st.global.cs.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
-                 : "memory");
-}
-
 // Round to nearest even; the low half of the result is `low`.
 __device__ __forceinline__ u32 bf16x2(float low, float high) {
     u32 v;

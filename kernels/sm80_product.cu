@@ -58,8 +58,8 @@ __device__ __forceinline__ double dual_of(const float *own, const Lists &l, cons
         float products = 0.0f;
 #pragma unroll
         for (u32 k = 0; k < 4; k++) {
-            products += low_of<HALF>(twos[k]) * u[2 * k];
-            products += high_of<HALF>(twos[k]) * u[2 * k + 1];
+            products = add(products, mul(low_of<HALF>(twos[k]), u[2 * k]));
+            products = add(products, mul(high_of<HALF>(twos[k]), u[2 * k + 1]));
         }
         sum += products;
     }
@@ -75,8 +75,13 @@ __device__ __forceinline__ double dual_of(const float *own, const Lists &l, cons
 __device__ bool stays(const Job &job, const Traces &t) {
     const double a = job.polynomial[0], b = job.polynomial[1], c = job.polynomial[2];
     const double fifth = t.power[2] > 0.0 ? t.power[3] * t.power[3] / t.power[2] : 0.0;
-    const double squares = a * a * t.power[0] + 2.0 * a * b * t.power[1] + (b * b + 2.0 * a * c) * t.power[2] +
-                           2.0 * b * c * t.power[3] + c * c * fifth;
+    const double factors[5] = {__dmul_rn(a, a), __dmul_rn(2.0, __dmul_rn(a, b)),
+                               __dadd_rn(__dmul_rn(b, b), __dmul_rn(2.0, __dmul_rn(a, c))),
+                               __dmul_rn(2.0, __dmul_rn(b, c)), __dmul_rn(c, c)};
+    const double powers[5] = {t.power[0], t.power[1], t.power[2], t.power[3], fifth};
+    double squares = 0.0;
+#pragma unroll
+    for (u32 i = 0; i < 5; i++) squares = __dadd_rn(squares, __dmul_rn(factors[i], powers[i]));
     // Traces of a Gram matrix are positive; rounding that makes one negative has destroyed it.
     return squares <= job.limit && t.power[0] >= 0.0 && t.power[2] >= 0.0;
 }

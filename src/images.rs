@@ -32,14 +32,16 @@ mod tests {
     #[test]
     #[cfg(feature = "cuda")]
     fn every_source_is_there_for_every_card_and_fits_its_registers() {
-        for stem in ["elementwise"] {
+        // What launch bounds leave a thread: 6 blocks of 128 threads a multiprocessor, 5 for what is measured too, 2 of products,
+        // 8 for tiles of a matrix; of lines 4.
+        for (stem, most) in [("elementwise", 80), ("sm80_product", 255), ("pack", 64), ("lines", 128)] {
             let of = |architecture| IMAGES.iter().find(|i| i.stem == stem && i.architecture == architecture);
             for architecture in ["sm_80", "sm_90a"] {
                 let image = of(architecture).expect("machine code");
                 assert!(image.machine_code && image.bytes.starts_with(b"\x7fELF"));
                 for (kernel, registers, _) in image.kernels {
-                    // 6 blocks of 128 threads a multiprocessor, as the launch bounds ask for.
-                    assert!(*registers <= 80, "{kernel} for {architecture}: {registers} registers");
+                    let most = if *kernel == "elementwise_measured" { 102 } else { most };
+                    assert!(*registers <= most, "{kernel} for {architecture}: {registers} registers");
                 }
             }
             for (architecture, target) in [("compute_80", "sm_80"), ("compute_90a", "sm_90a")] {
@@ -68,7 +70,6 @@ mod tests {
     fn wide_accesses_are_there() {
         for image in IMAGES.iter().filter(|image| !image.machine_code && image.stem == "elementwise") {
             let count = |what: &str| text(image).matches(what).count();
-            assert!(count("ld.global.nc.L1::no_allocate.v4.u32") > 0, "{}", image.architecture);
             assert!(count("ld.global.v4.u32") > 0 && count("st.global.v4.u32") > 0);
             assert_eq!(count("ld.local") + count("st.local"), 0, "local memory");
         }
