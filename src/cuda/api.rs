@@ -22,7 +22,7 @@ pub(crate) use sys::{
 
 /// Everything of the driver that the backend calls, beside the probe. cudarc panics at the first call of a symbol that an
 /// old driver lacks: all are looked for beforehand.
-pub(super) const SYMBOLS: [&str; 40] = [
+pub(super) const SYMBOLS: [&str; 42] = [
     "cuCtxGetCurrent",
     "cuCtxGetDevice",
     "cuCtxPopCurrent_v2",
@@ -36,6 +36,7 @@ pub(super) const SYMBOLS: [&str; 40] = [
     "cuEventQuery",
     "cuEventRecord",
     "cuEventSynchronize",
+    "cuFuncSetAttribute",
     "cuGetErrorName",
     "cuGetErrorString",
     "cuGraphDestroy",
@@ -61,6 +62,7 @@ pub(super) const SYMBOLS: [&str; 40] = [
     "cuPointerGetAttribute",
     "cuStreamBeginCapture_v2",
     "cuStreamEndCapture",
+    "cuStreamGetCaptureInfo_v2",
     "cuStreamIsCapturing",
     "cuStreamWaitEvent",
 ];
