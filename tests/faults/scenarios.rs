@@ -422,13 +422,9 @@ pub static SCENARIOS: LazyLock<Vec<Scenario>> = LazyLock::new(|| {
                 card_set(F32, F32, MATRICES),
                 register(MUON),
                 step(0),
-                renew(0, 2),
-                rebind(8),
-                step(0),
                 more_steps(),
                 step(0),
                 synchronize(0),
-                status(0),
             ],
         ),
         current(
@@ -455,6 +451,6 @@ pub static SCENARIOS: LazyLock<Vec<Scenario>> = LazyLock::new(|| {
 });
 
 const ADAMW_F32: &str = "[step]\nmax_grad_norm = 1\n[[group]]\nname = \"all\"\nparams = [\"*\"]\nalgorithm = \"adamw\"\nlr = 0.01";
-const MATRICES: &[&[usize]] = &[&[3, 5], &[6, 2]];
+const MATRICES: &[&[usize]] = &[&[3, 5]];
 const MUON: &str =
     "[[group]]\nname = \"all\"\nparams = [\"*\"]\nalgorithm = \"muon\"\nlr = 0.01\nns_steps = 1";
