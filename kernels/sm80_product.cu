@@ -86,21 +86,25 @@ __device__ bool stays(const Job &job, const Traces &t) {
     return squares <= job.limit && t.power[0] >= 0.0 && t.power[2] >= 0.0;
 }
 
-// The tile's traces are there; the last tile decides.
-__device__ void guard(const Lists &l, const Job &job, Traces *of_threads, bool there, const Traces &mine, u32 tile) {
-    __shared__ bool last;
-    const u32 warp = threadIdx.x / 32;
-    if (threadIdx.x % 32 == 0)
-#pragma unroll
-        for (u32 i = 0; i < 4; i++) of_threads[warp].power[i] = there ? mine.power[i] : 0.0;
+// The sum over the warps of a block, each of which has its own in all lanes: in thread 0.
+__device__ __forceinline__ Traces over_warps(Traces *of_warps, const Traces &mine) {
     __syncthreads();
-    Progress &p = l.progress[job.orthogonal];
-    if (threadIdx.x == 0) {
-        Traces sum = of_threads[0];
-        for (u32 w = 1; w < THREADS / 32; w++)
+    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = mine;
+    __syncthreads();
+    Traces sum = of_warps[0];
+    for (u32 w = 1; w < THREADS / 32; w++)
 #pragma unroll
-            for (u32 i = 0; i < 4; i++) sum.power[i] = __dadd_rn(sum.power[i], of_threads[w].power[i]);
-        l.traces[job.first_partial + tile] = sum;
+        for (u32 i = 0; i < 4; i++) sum.power[i] = __dadd_rn(sum.power[i], of_warps[w].power[i]);
+    return sum;
+}
+
+// The tile's traces are there; the last tile decides.
+__device__ void guard(const Lists &l, const Job &job, Traces *of_warps, const Traces &mine, u32 tile) {
+    __shared__ bool last;
+    Progress &p = l.progress[job.orthogonal];
+    const Traces of_tile = over_warps(of_warps, mine);
+    if (threadIdx.x == 0) {
+        l.traces[job.first_partial + tile] = of_tile;
         last = arrive(&p.guarded) + 1 == job.tiles;
     }
     __syncthreads();
@@ -109,17 +113,11 @@ __device__ void guard(const Lists &l, const Job &job, Traces *of_threads, bool t
     for (u32 k = threadIdx.x; k < job.tiles; k += THREADS)
 #pragma unroll
         for (u32 i = 0; i < 4; i++) sum.power[i] = __dadd_rn(sum.power[i], l.traces[job.first_partial + k].power[i]);
-    of_threads[threadIdx.x] = sum;
-    for (u32 distance = THREADS / 2; distance > 0; distance /= 2) {
-        __syncthreads();
-        if (threadIdx.x >= distance) continue;
+    for (u32 d = 16; d > 0; d /= 2)
 #pragma unroll
-        for (u32 i = 0; i < 4; i++)
-            of_threads[threadIdx.x].power[i] =
-                __dadd_rn(of_threads[threadIdx.x].power[i], of_threads[threadIdx.x + distance].power[i]);
-    }
+        for (u32 i = 0; i < 4; i++) sum.power[i] = __dadd_rn(sum.power[i], __shfl_xor_sync(~0u, sum.power[i], d));
+    sum = over_warps(of_warps, sum);
     if (threadIdx.x == 0) {
-        sum = of_threads[0];
         p.guarded = 0;
         const Matrix &m = l.matrices[l.orthogonals[job.orthogonal].matrix];
         // A gradient that is not finite gives what IEEE arithmetic gives; nothing else can be made of it.
@@ -174,8 +172,7 @@ __device__ __forceinline__ void tile_of(const Lists &l, const Job &job, u32 tile
         }
     }
     if (job.guards) {
-        __syncthreads();
-        guard(l, job, (Traces *)shared, q.there, traces, tile);
+        guard(l, job, (Traces *)shared, traces, tile);
     }
 }
 
