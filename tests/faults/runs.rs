@@ -302,7 +302,7 @@ fn check_living(before: &Value, after: &Value, call: &str, what: &str) -> bool {
 #[derive(Clone, Copy)]
 enum Part {
     All,
-    /// Of the codes of each call, every third; which, the seed and the call say.
+    /// Of the codes of each call, every sixth; which, the seed and the call say.
     Sixth(u64),
     /// Two codes, and all calls after the one fail as well until somebody is told.
     Lasting,
