@@ -30,9 +30,9 @@
 //! ```
 
 use crate::exec::env::Env;
-use crate::exec::image::{Image, load};
+use crate::exec::image::{Image, Program, load};
 use crate::exec::program::Kernel;
-use crate::exec::{Bad, Card, Counters, Fault, Landing, LoadError, Place, launch};
+use crate::exec::{Bad, Card, Counters, Fault, Landing, LoadError, launch};
 use crate::memory::{
     After, AllocateError, AllocationInfo, Checks, DeviceMemory, HostError, Launch, MemoryConfig,
 };
@@ -174,7 +174,6 @@ pub struct Gpu {
     options: Options,
     memory: DeviceMemory,
     modules: Vec<Image>,
-    places: Vec<Place>,
 }
 
 impl Gpu {
@@ -183,7 +182,7 @@ impl Gpu {
         let (limit, checks) = (card.memory_bytes, options.checks);
         let config = MemoryConfig { limit, checks, ..MemoryConfig::default() };
         let memory = DeviceMemory::new(config);
-        Gpu { card, options, memory, modules: Vec::new(), places: Vec::new() }
+        Gpu { card, options, memory, modules: Vec::new() }
     }
 
     /// The card.
@@ -203,13 +202,14 @@ impl Gpu {
 
     /// Loads PTX.
     pub fn load_module(&mut self, text: &str) -> Result<ModuleHandle, Error> {
-        let module = ptx::parse(text)?;
+        let program = Program::new(ptx::parse(text)?);
+        let module = &program.module;
         if !self.card.runs(module.target.arch, module.target.suffix) {
             let suffix = module.target.suffix.map_or(String::new(), String::from);
             let target = format!("sm_{}{suffix}", module.target.arch);
             return Err(Error::Target(format!("code for {target} does not run on {}", self.card.name)));
         }
-        let image = load(&module, &self.memory, &mut self.places)?;
+        let image = load(&program, &self.memory)?;
         self.modules.push(image);
         Ok(ModuleHandle(self.modules.len() - 1))
     }
@@ -295,7 +295,6 @@ impl Gpu {
         let start = Start {
             card: &self.card,
             memory: &self.memory,
-            places: &self.places,
             image,
             options: &self.options,
             launch: self.memory.begin_launch(blocks, block.iter().product(), After::Everything),
@@ -312,7 +311,6 @@ impl Gpu {
 pub(crate) struct Start<'a> {
     pub card: &'a Card,
     pub memory: &'a DeviceMemory,
-    pub places: &'a [Place],
     pub image: &'a Image,
     pub options: &'a Options,
     pub launch: Launch,
@@ -331,7 +329,6 @@ impl Start<'_> {
         let env = Env {
             kernel,
             card: self.card,
-            places: self.places,
             memory: self.memory,
             checks: options.checks,
             constants: &self.image.constants,

@@ -9,6 +9,7 @@ use super::raw::{self, Callback, Calls};
 use super::state::{Block, State};
 use super::work::{Copy, End, Fill, Launch, Work};
 use super::{Answer, Refusal, codes};
+use crate::exec::program::place;
 use crate::exec::{Fault, FaultKind};
 use crate::gpu::{Options, Start};
 use crate::memory::{After, TransferError};
@@ -223,7 +224,6 @@ impl State {
         let start = Start {
             card: &device.card,
             memory: &device.memory,
-            places: &device.places,
             image: &work.code.image,
             options: &options,
             launch,
@@ -353,7 +353,7 @@ impl State {
             TransferError::Race(fault) => {
                 if let Some(other) = fault.kind.other() {
                     text += &self.labelled(device, other.launch);
-                    if let Some(place) = self.devices[device].places.get(other.source as usize) {
+                    if let Some(place) = place(other.source) {
                         text += &format!(" at {place}");
                     }
                 }

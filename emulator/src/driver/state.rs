@@ -15,15 +15,13 @@ use super::order::{Known, Pending, Record};
 use super::raw;
 use super::work::{Code, End, Side};
 use super::{Answer, Refusal, abi, codes};
-use crate::exec::{Card, Place};
+use crate::exec::Card;
 use crate::memory::{AllocateError, DeviceMemory, MemoryConfig};
 
 /// A card.
 pub(crate) struct Device {
     pub card: Card,
     pub memory: DeviceMemory,
-    /// Source positions of all modules ever loaded.
-    pub places: Vec<Place>,
     /// What each launch and transfer was, by its number.
     pub labels: Vec<Arc<str>>,
     /// The primary context while it is active, how often it is retained, and the flags for the next.
@@ -231,7 +229,6 @@ impl State {
             self.devices.push(Device {
                 card,
                 memory: DeviceMemory::new(config),
-                places: Vec::new(),
                 labels: Vec::new(),
                 primary: None,
                 retained: 0,

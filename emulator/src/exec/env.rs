@@ -3,7 +3,7 @@
 use super::card::Card;
 use super::fault::{Fault, FaultKind, Other, Place, Stop, ThreadId, memory_kind};
 use super::flight::Landing;
-use super::program::Kernel;
+use super::program::{self, Kernel};
 use super::warp::Lanes;
 use crate::memory::{self, DeviceMemory, Launch};
 use std::ops::Range;
@@ -27,7 +27,6 @@ pub(crate) const ARGUMENTS_AT: u64 = 2 << 20;
 pub(crate) struct Env<'a> {
     pub kernel: &'a Kernel,
     pub card: &'a Card,
-    pub places: &'a [Place],
     pub memory: &'a DeviceMemory,
     pub checks: memory::Checks,
     /// Addresses of `.const` variables.
@@ -85,7 +84,7 @@ impl Env<'_> {
     }
 
     pub fn place(&self, source: u32) -> Place {
-        self.places.get(source as usize).cloned().unwrap_or_default()
+        program::place(source).unwrap_or_default()
     }
 
     /// A report about a thread of a block.

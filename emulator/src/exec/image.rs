@@ -3,7 +3,7 @@
 use super::env::{FUNCTION_STRIDE, FUNCTIONS};
 use super::fault::Place;
 use super::lower::{Layout, LoadError, LoadErrorKind, LoadResult, lower, spelled};
-use super::program::{Code, Kernel, Op, Places, Step, Target};
+use super::program::{Code, Kernel, Op, Step, Target, name_place};
 use super::registers;
 use crate::memory::DeviceMemory;
 use crate::ptx::{
@@ -11,10 +11,51 @@ use crate::ptx::{
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The kernels of a module, by name.
+type Kernels = BTreeMap<String, Kernel>;
+
+/// A module and what became of its kernels, which are the same wherever what they mention lies at the same addresses.
+pub(crate) struct Program {
+    pub module: Module,
+    /// Variables that code names, whose addresses are part of what it becomes.
+    mentioned: BTreeSet<VarId>,
+    lowered: Mutex<Option<(HashMap<VarId, u64>, Arc<Kernels>)>>,
+}
+
+impl Program {
+    pub fn new(module: Module) -> Program {
+        let bodies = module.functions.iter().filter_map(|function| function.body.as_ref());
+        let mentioned = bodies.flat_map(symbols).filter_map(variable).collect();
+        Program { module, mentioned, lowered: Mutex::new(None) }
+    }
+
+    /// The kernels, where variables of global and constant memory have these addresses.
+    fn kernels(&self, mut addresses: HashMap<VarId, u64>) -> LoadResult<Arc<Kernels>> {
+        addresses.retain(|id, _| self.mentioned.contains(id));
+        let mut lowered = self.lowered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, kernels)) = &*lowered
+            && *known == addresses
+        {
+            return Ok(kernels.clone());
+        }
+        let mut kernels = Kernels::new();
+        for (index, function) in self.module.functions.iter().enumerate() {
+            if function.entry && function.body.is_some() {
+                kernels
+                    .insert(function.name.clone(), kernel(&self.module, FuncId(index as u32), &addresses)?);
+            }
+        }
+        let kernels = Arc::new(kernels);
+        *lowered = Some((addresses, kernels.clone()));
+        Ok(kernels)
+    }
+}
 
 /// A loaded module.
 pub(crate) struct Image {
-    pub kernels: BTreeMap<String, Kernel>,
+    pub kernels: Arc<Kernels>,
     /// Address and size of each global and constant variable, by name.
     pub globals: BTreeMap<String, (u64, u64)>,
     /// Where `.const` variables lie.
@@ -26,32 +67,27 @@ pub(crate) struct Image {
     pub version: (u32, u32),
 }
 
-/// Loads a module: its variables into `memory`, its positions behind those that `places` has.
-pub(crate) fn load(module: &Module, memory: &DeviceMemory, places: &mut Places) -> LoadResult<Image> {
+/// Loads a module: its variables into `memory`.
+pub(crate) fn load(program: &Program, memory: &DeviceMemory) -> LoadResult<Image> {
     let mut image = Image {
-        kernels: BTreeMap::new(),
+        kernels: Arc::default(),
         globals: BTreeMap::new(),
         constants: Vec::new(),
         owned: Vec::new(),
         #[cfg(feature = "driver")]
-        version: module.version,
+        version: program.module.version,
     };
-    let done = fill(module, memory, places, &mut image);
+    let done = fill(program, memory, &mut image);
     if done.is_err() {
         image.owned.iter().for_each(|&base| _ = memory.free(base));
     }
     done.map(|()| image)
 }
 
-fn fill(module: &Module, memory: &DeviceMemory, places: &mut Places, image: &mut Image) -> LoadResult<()> {
-    let addresses = place(module, memory, image)?;
-    initialise(module, memory, &addresses)?;
-    for (index, function) in module.functions.iter().enumerate() {
-        if function.entry && function.body.is_some() {
-            let kernel = kernel(module, FuncId(index as u32), &addresses, places)?;
-            image.kernels.insert(function.name.clone(), kernel);
-        }
-    }
+fn fill(program: &Program, memory: &DeviceMemory, image: &mut Image) -> LoadResult<()> {
+    let addresses = place(&program.module, memory, image)?;
+    initialise(&program.module, memory, &addresses)?;
+    image.kernels = program.kernels(addresses)?;
     Ok(())
 }
 
@@ -146,6 +182,13 @@ fn symbols(body: &Body) -> impl Iterator<Item = Symbol> + '_ {
     })
 }
 
+fn variable(symbol: Symbol) -> Option<VarId> {
+    match symbol {
+        Symbol::Variable(id) => Some(id),
+        _ => None,
+    }
+}
+
 fn body_of(module: &Module, id: FuncId) -> Option<(&Function, &Body)> {
     let function = module.functions.get(id.0 as usize)?;
     Some((function, function.body.as_ref()?))
@@ -201,10 +244,7 @@ fn shared(module: &Module, functions: &[FuncId], variables: &mut HashMap<VarId, 
         .iter()
         .filter_map(|&id| body_of(module, id))
         .flat_map(|(_, body)| symbols(body))
-        .filter_map(|symbol| match symbol {
-            Symbol::Variable(id) => Some(id),
-            _ => None,
-        })
+        .filter_map(variable)
         .collect();
     let used: Vec<(VarId, &Variable)> = mentioned
         .into_iter()
@@ -226,12 +266,7 @@ fn shared(module: &Module, functions: &[FuncId], variables: &mut HashMap<VarId, 
     end
 }
 
-fn kernel(
-    module: &Module,
-    entry: FuncId,
-    addresses: &HashMap<VarId, u64>,
-    places: &mut Places,
-) -> LoadResult<Kernel> {
+fn kernel(module: &Module, entry: FuncId, addresses: &HashMap<VarId, u64>) -> LoadResult<Kernel> {
     let (ids, recursive) = reachable(module, entry);
     let mut layout = Layout { variables: addresses.clone(), functions: HashMap::new() };
     layout.functions.extend(ids.iter().enumerate().map(|(index, &id)| (id, index)));
@@ -240,7 +275,7 @@ fn kernel(
     let mut functions = Vec::with_capacity(ids.len());
     for &id in &ids {
         let Some((function, body)) = body_of(module, id) else { continue };
-        functions.push(code(module, id, function, body, &layout, places, &mut communicates)?);
+        functions.push(code(module, id, function, body, &layout, &mut communicates)?);
     }
     let Some(main) = functions.first() else {
         return Err(failed(Pos::default(), "a kernel without a body".into()));
@@ -286,7 +321,6 @@ fn code(
     function: &Function,
     original: &Body,
     layout: &Layout,
-    places: &mut Places,
     communicates: &mut bool,
 ) -> LoadResult<Code> {
     // The copy is what instructions are decoded against: it grows registers. Its instructions are not looked at.
@@ -303,9 +337,8 @@ fn code(
             place.line = loc.line;
             place.inlined_at = loc.inlined.and_then(|i| Some((module.file(i.file)?.to_string(), i.line)));
         }
-        places.push(place);
         let guard = instruction.guard.map(|guard| (guard.reg.index as usize, guard.negated));
-        steps.push(Step { op, guard, class, source: places.len() as u32 - 1 });
+        steps.push(Step { op, guard, class, source: name_place(place) });
     }
     Ok(Code {
         name: function.name.clone(),

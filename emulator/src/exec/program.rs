@@ -5,6 +5,7 @@ use super::fault::{Place, Stop};
 use super::warp::Lanes;
 use crate::isa::Execute;
 use crate::ptx::Bounds;
+use std::sync::{PoisonError, RwLock};
 
 /// What an instruction with effects beyond registers tells the warp that executed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +98,7 @@ pub(crate) struct Step {
     /// Predicate register, and whether it is negated.
     pub guard: Option<(usize, bool)>,
     pub class: Class,
-    /// Index into the machine's table of [`Place`]s.
+    /// What [`place`] knows its position by.
     pub source: u32,
 }
 
@@ -148,5 +149,18 @@ impl Kernel {
     }
 }
 
-/// The positions of all modules a machine has loaded; accesses of earlier launches still name theirs.
-pub(crate) type Places = Vec<Place>;
+/// The positions of all that was ever lowered: kernels are lowered once for all machines of a process, and accesses of earlier
+/// launches still name theirs.
+static PLACES: RwLock<Vec<Place>> = RwLock::new(Vec::new());
+
+/// The number of a new position.
+pub(crate) fn name_place(place: Place) -> u32 {
+    let mut places = PLACES.write().unwrap_or_else(PoisonError::into_inner);
+    places.push(place);
+    places.len() as u32 - 1
+}
+
+/// The position that has a number.
+pub(crate) fn place(source: u32) -> Option<Place> {
+    PLACES.read().unwrap_or_else(PoisonError::into_inner).get(source as usize).cloned()
+}

@@ -6,7 +6,7 @@ use crate::driver::state::{Function, Module};
 use crate::driver::work::Code;
 use crate::driver::{Answer, Call, Refusal, codes};
 use crate::exec::LoadErrorKind;
-use crate::exec::image::load;
+use crate::exec::image::{Program, load};
 use crate::ptx;
 use std::collections::BTreeMap;
 use std::ffi::c_uint;
@@ -215,19 +215,19 @@ impl Log {
     }
 }
 
-/// Parses a text, or remembers it: programs that begin anew load the same few texts again and again.
-fn parse(text: &[u8]) -> Result<Arc<ptx::Module>, ptx::Error> {
-    const KEPT: usize = 8;
-    static RECENT: Mutex<Vec<(Vec<u8>, Arc<ptx::Module>)>> = Mutex::new(Vec::new());
+/// Parses a text, or remembers it and its kernels: programs that begin anew load the same few texts again and again.
+fn parse(text: &[u8]) -> Result<Arc<Program>, ptx::Error> {
+    const KEPT: usize = 16;
+    static RECENT: Mutex<Vec<(Vec<u8>, Arc<Program>)>> = Mutex::new(Vec::new());
     let recent = || RECENT.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, module)) = recent().iter().find(|(known, _)| known == text) {
-        return Ok(module.clone());
+    if let Some((_, program)) = recent().iter().find(|(known, _)| known == text) {
+        return Ok(program.clone());
     }
-    let module = Arc::new(ptx::parse_bytes(text)?);
+    let program = Arc::new(Program::new(ptx::parse_bytes(text)?));
     let mut recent = recent();
     recent.truncate(KEPT - 1);
-    recent.insert(0, (text.to_vec(), module.clone()));
-    Ok(module)
+    recent.insert(0, (text.to_vec(), program.clone()));
+    Ok(program)
 }
 
 fn load_image(call: &mut Call, bytes: &[u8], library: bool) -> Answer<u64> {
@@ -242,11 +242,12 @@ fn load_image(call: &mut Call, bytes: &[u8], library: bool) -> Answer<u64> {
             format!("PTX {major}.{minor}: this driver knows PTX up to {}.{}", newest / 10, newest % 10);
         (major * 10 + minor > newest).then(|| Refusal::new(codes::UNSUPPORTED_PTX_VERSION, text))
     };
-    let module = parse(text).map_err(|error| {
+    let program = parse(text).map_err(|error| {
         // Text of a later time may well have what is not understood; the version is then to blame.
         let newer = version_of(text).and_then(too_new);
         newer.unwrap_or_else(|| Refusal::new(codes::INVALID_PTX, format!("PTX {error}")))
     })?;
+    let module = &program.module;
     if let Some(refusal) = too_new(module.version) {
         return Err(refusal);
     }
@@ -257,7 +258,7 @@ fn load_image(call: &mut Call, bytes: &[u8], library: bool) -> Answer<u64> {
         let text = format!("code for sm_{}{suffix} does not run on {}", module.target.arch, device.card.name);
         return Err(Refusal::new(codes::INVALID_PTX, text));
     }
-    let image = load(&module, &device.memory, &mut device.places).map_err(|e| {
+    let image = load(&program, &device.memory).map_err(|e| {
         let code = match e.kind {
             LoadErrorKind::Invalid => codes::INVALID_PTX,
             LoadErrorKind::Unsupported => codes::NOT_SUPPORTED,
