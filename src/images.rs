@@ -16,7 +16,7 @@ pub struct Image {
 }
 
 /// All of them. Empty in builds without the feature `cuda`, and on docs.rs, which has no compiler.
-pub const IMAGES: &[Image] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
+pub static IMAGES: &[Image] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
 /// The version of the NVRTC that compiled them.
 pub const NVRTC_VERSION: Option<&str> = option_env!("ORTHANT_NVRTC_VERSION");
