@@ -47,9 +47,11 @@ pack() {
     keep "$path" orthant
     path=$(cargo test --release --locked --no-run -p orthant --test cuda $messages | built test cuda)
     keep "$path" cuda-tests
+    path=$(cargo test --release --locked --no-run -p orthant --test tensor_cores $messages | built test tensor_cores)
+    keep "$path" tensor-tests
     path=$(cargo bench --locked --no-run -p orthant --bench host_cost $messages | built bench host_cost)
     keep "$path" host-cost
-    (cd "$dir" && du -ch --apparent-size orthant cuda-tests host-cost)
+    (cd "$dir" && du -ch --apparent-size orthant cuda-tests tensor-tests host-cost)
 }
 
 # On the card.
@@ -193,11 +195,11 @@ ptx() {
     end $ok "$note"
 }
 
-# tests STAGE AT_LEAST AT_MOST ARGUMENT..
+# tests STAGE AT_LEAST AT_MOST BINARY ARGUMENT..
 tests() {
     if ! begin "$1" "$2" "$3"; then return; fi
-    if [[ -z $cuda_tests ]]; then end null "cuda-tests not found"; return; fi
-    limited env ORTHANT_TEST_DEVICE=cuda "$cuda_tests" "${@:4}" >>"$log" 2>&1
+    if [[ -z $4 ]]; then end null "its binary was not found"; return; fi
+    limited env ORTHANT_TEST_DEVICE=cuda "$4" "${@:5}" >>"$log" 2>&1
     local result
     result=$(stage_log | grep '^test result:' | tail -n 1) || true
     # Nothing failed where nothing ran.
@@ -370,7 +372,7 @@ while (($#)); do
 done
 set -- "${places[@]}"
 [[ $# == 1 || $# == 2 ]] || { usage >&2; exit 2; }
-stages="machine info parity ptx tests tests-card sanitizer-memcheck sanitizer-racecheck sanitizer-initcheck \
+stages="machine info parity ptx tests tests-tensor tests-card sanitizer-memcheck sanitizer-racecheck sanitizer-initcheck \
 sanitizer-synccheck bench products host-cost peers"
 for name in ${only//,/ }; do
     [[ " $stages " == *" $name "* || " $stages " == *" $name-"* ]] || die "no stage $name among: $stages"
@@ -385,7 +387,8 @@ mkdir -p "$1"
 out=$(cd "$1" && pwd)
 cd "$root"  # as cargo does for tests
 
-orthant=$bin/orthant cuda_tests=$(binary cuda-tests cuda) host_cost=$(binary host-cost host_cost)
+orthant=$bin/orthant cuda_tests=$(binary cuda-tests cuda) tensor_tests=$(binary tensor-tests tensor_cores)
+host_cost=$(binary host-cost host_cost)
 log=$out/log.txt tmp=$(mktemp -d) failed=0
 trap cleanup EXIT
 trap 'exit 130' INT TERM
@@ -396,8 +399,9 @@ echo '{"rows": []}' >"$out/summary.json"
 machine
 parity
 ptx
-tests tests 10 60 --test-threads=4
-tests tests-card 20 60 --ignored --test-threads=1
+tests tests 10 60 "$cuda_tests" --test-threads=4
+tests tests-tensor 10 40 "$tensor_tests" --test-threads=8
+tests tests-card 20 60 "$cuda_tests" --ignored --test-threads=1
 sanitizer
 bench
 products

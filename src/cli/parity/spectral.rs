@@ -149,7 +149,7 @@ impl Sample {
         // a single one that goes the other way shows in the result.
         let steep = matches!(set, Coefficients::PolarExpress | Coefficients::Speedrun);
         let allowed = if steep && method == NsMethod::Gram { 1.5 } else { 1.2 };
-        let mut tolerance = (allowed * cpu_error).max(floor);
+        let mut tolerance = allowed * cpu_error + floor;
         let (short, long) = (self.rows.min(self.columns), self.rows.max(self.columns));
         // Of a vector, one number's rounding is all there is.
         let long_gaussian = self.spectrum == Spectrum::Gaussian && short >= 32 && long >= 4 * short;
