@@ -69,9 +69,12 @@ __device__ __forceinline__ void elements_of(const Lined &l, const Place &place, 
 template <u32 N>
 __device__ __forceinline__ Values<N> estimate_at(const Matrix &m, const Scalars &s, u64 row, u64 column) {
     Values<N> w = {};
-    get<N>(m.gradient, m.type_gradient, row * m.gradient_stride + column, w.g);
-    if (m.previous) get<N>(m.previous, m.type_previous, row * m.previous_stride + column, w.previous);
-    if (m.momentum) get<N>(m.momentum, m.type_momentum, row * m.columns + column, w.m);
+    Bits gradient = bits_at<N>(m.gradient, m.type_gradient, row * m.gradient_stride + column), previous, momentum;
+    if (m.previous) previous = bits_at<N>(m.previous, m.type_previous, row * m.previous_stride + column);
+    if (m.momentum) momentum = bits_at<N>(m.momentum, m.type_momentum, row * m.columns + column);
+    widen<N>(gradient, m.type_gradient, w.g);
+    if (m.previous) widen<N>(previous, m.type_previous, w.previous);
+    if (m.momentum) widen<N>(momentum, m.type_momentum, w.m);
     scale_gradients(s, w, m.previous);
     estimate(s, w);
     return w;
@@ -189,6 +192,9 @@ __device__ __forceinline__ double divide_tile(const Told &told, const Segment *s
     elements_of<N>(l, place, [&](u32 row, u32 column, bool there) {
         if (!there) return;
         const u64 r = place.row + row, c = place.column + column;
+        const Segment &segment = m.segments > 1 ? segments[m.first_segment + r] : told.segment;
+        const u64 from = (m.segments > 1 ? 0 : r * m.columns) + c;
+        const Asked asked = ask_elements<N>(segment, from, false);
         const Values<N> w = estimate_at<N>(m, s, r, c);
         float u[N];
 #pragma unroll
@@ -197,11 +203,10 @@ __device__ __forceinline__ double divide_tile(const Told &told, const Segment *s
             u[i] = mul(mul(mul(w.g[i], by.first), by.second), by.inverse);
         }
         // Momentum is stored last: what the update reads need not wait for it.
-        const Row of = m.segments > 1 ? Row(segments, m, (u32)r) : Row(&told.segment, r * m.columns);
-        squares += update_elements<N>(of, s, c, false, u);
+        squares += update_elements<N>(segment, s, from, false, asked, u);
         if (m.momentum) {
             const u64 at = r * m.columns + c;
-            const Dither dither = {(s.flags & STOCHASTIC) != 0, {of.segment->key[0], of.segment->key[1]}, s.step, 1,
+            const Dither dither = {(s.flags & STOCHASTIC) != 0, {segment.key[0], segment.key[1]}, s.step, 1,
                                    m.offset + at};
             put<N>((u8 *)m.momentum, m.type_momentum, at, w.m, dither);
         }
@@ -210,7 +215,7 @@ __device__ __forceinline__ double divide_tile(const Told &told, const Segment *s
 }
 
 // `moved`: where the squares of what each tile moves by go, where steps measure that.
-extern "C" __global__ void __launch_bounds__(THREADS, 5)
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
     divide(const Lined *lined, const Task *tasks, const Matrix *matrices, const Segment *segments, const Scalars *scalars,
            const Divided *factors, double *moved) {
     __shared__ double of_warps[THREADS / 32];

@@ -6,34 +6,38 @@
 
 const u32 FOUR = 4;
 
+// N elements as they lie in memory. They are made numbers only after the loads of all that a thread needs are under way: behind
+// each load there would be a wait.
+struct Bits {
+    u32 w[4];
+};
+
 template <u32 N>
-__device__ __forceinline__ void get(const u8 *p, u8 type, u64 at, float (&v)[N]) {
+__device__ __forceinline__ Bits bits_at(const u8 *p, u8 type, u64 at) {
+    Bits b = {};
     if (type == F32) {
-        const float *from = (const float *)p + at;
         if (N == 1) {
-            v[0] = *from;
+            b.w[0] = ((const u32 *)p)[at];
         } else {
             // As an instruction: of a plain load the compiler makes two.
-            const uint4 q = ld_16(from);
-            v[0] = __uint_as_float(q.x), v[1 % N] = __uint_as_float(q.y);
-            v[2 % N] = __uint_as_float(q.z), v[3 % N] = __uint_as_float(q.w);
+            const uint4 q = ld_16((const float *)p + at);
+            b.w[0] = q.x, b.w[1] = q.y, b.w[2] = q.z, b.w[3] = q.w;
         }
-        return;
-    }
-    const u16 *from = (const u16 *)p + at;
-    u16 bits[N];
-    if (N == 1) {
-        bits[0] = *from;
+    } else if (N == 1) {
+        b.w[0] = ((const u16 *)p)[at];
     } else {
-        const uint2 q = *(const uint2 *)from;
-        bits[0] = (u16)q.x, bits[1 % N] = (u16)(q.x >> 16), bits[2 % N] = (u16)q.y, bits[3 % N] = (u16)(q.y >> 16);
+        const uint2 q = *(const uint2 *)((const u16 *)p + at);
+        b.w[0] = q.x, b.w[1] = q.y;
     }
-    if (type == BF16) {
+    return b;
+}
+
+template <u32 N>
+__device__ __forceinline__ void widen(const Bits &b, u8 type, float (&v)[N]) {
 #pragma unroll
-        for (u32 i = 0; i < N; i++) v[i] = from_bf16(bits[i]);
-    } else {
-#pragma unroll
-        for (u32 i = 0; i < N; i++) v[i] = from_f16(bits[i]);
+    for (u32 i = 0; i < N; i++) {
+        const u16 half = (u16)(b.w[i / 2] >> i % 2 * 16);
+        v[i] = type == F32 ? __uint_as_float(b.w[i]) : type == BF16 ? from_bf16(half) : from_f16(half);
     }
 }
 
@@ -57,14 +61,3 @@ template <u32 N>
 __device__ __forceinline__ void put(u8 *p, u8 type, u64 at, const float (&v)[N], const Dither &dither) {
     put_bits<N>(p, type, at, narrow<N>(v, type, dither));
 }
-
-// Which segment a row belongs to, and where the row begins in it.
-struct Row {
-    const Segment *segment;
-    u64 start;
-
-    __device__ __forceinline__ Row(const Segment *segments, const Matrix &m, u32 row)
-        : segment(segments + m.first_segment + (m.segments > 1 ? row : 0)),
-          start(m.segments > 1 ? 0 : row * m.columns) {}
-    __device__ __forceinline__ Row(const Segment *segment, u64 start) : segment(segment), start(start) {}
-};

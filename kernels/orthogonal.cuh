@@ -52,6 +52,7 @@ struct __align__(16) Job {
     u8 guards;
     u8 pad;
     u32 first_moved;  // of the last product: what its tiles moved by
+    u32 first_segment;  // the matrix's, which says whether it is skipped
 };
 static_assert(sizeof(Job) == 112, "the host writes 112 bytes a product");
 

@@ -12,6 +12,23 @@
 
 const u32 THREADS = 128;
 
+// What a block is told of its matrix.
+struct __align__(16) Told {
+    Orthogonal o;
+    Matrix m;
+    Scalars s;
+};
+
+// Reads it, by the first warp for all.
+__device__ __forceinline__ void tell(Told &told, const Orthogonal &o, const Matrix *matrices, const Scalars *scalars) {
+    if (threadIdx.x < 32) {
+        copy_by_warp(told.o, o);
+        copy_by_warp(told.m, matrices[told.o.matrix]);
+        copy_by_warp(told.s, scalars[told.m.first_segment]);
+    }
+    __syncthreads();
+}
+
 // A tile of a matrix. Tiles are numbered along the longer side first.
 struct Place {
     u32 row, column;
@@ -28,28 +45,40 @@ struct Place {
 template <u32 N, bool WRITES, typename Body>
 __device__ __forceinline__ void estimates(const Orthogonal &o, const Matrix &m, const Segment *segments, const Scalars &s,
                                           const Place &place, Body body) {
-    const u32 across = STRIP / N;
-#pragma unroll 4
-    for (u32 row = threadIdx.x / across; row < STRIP; row += THREADS / across) {
-        const u32 column = threadIdx.x % across * N;
-        const u32 r = place.row + row, c = place.column + column;
-        Values<N> w = {};
-        if (r < o.rows && c < o.columns) {
-            get<N>(m.gradient, m.type_gradient, r * m.gradient_stride + c, w.g);
-            if (m.previous) get<N>(m.previous, m.type_previous, r * m.previous_stride + c, w.previous);
-            scale_gradients(s, w, m.previous);
-            if (!o.lmo_first) {
-                const u64 at = r * m.columns + c;
-                if (m.momentum) get<N>(m.momentum, m.type_momentum, at, w.m);
-                estimate(s, w);
-                if (WRITES && m.momentum) {
+    // Two rows at once: one alone leaves too few bytes under way.
+    const u32 across = STRIP / N, apart = THREADS / across, AT_ONCE = N == 1 ? 1 : 2;
+    const u32 column = threadIdx.x % across * N, c = place.column + column;
+    const bool own_momentum = m.momentum && !o.lmo_first;
+    for (u32 first = threadIdx.x / across; first < STRIP; first += AT_ONCE * apart) {
+        Bits gradient[AT_ONCE], previous[AT_ONCE], momentum[AT_ONCE];
+#pragma unroll
+        for (u32 k = 0; k < AT_ONCE; k++) {
+            const u64 r = place.row + first + k * apart;
+            if (r >= o.rows || c >= o.columns) continue;
+            gradient[k] = bits_at<N>(m.gradient, m.type_gradient, r * m.gradient_stride + c);
+            if (m.previous) previous[k] = bits_at<N>(m.previous, m.type_previous, r * m.previous_stride + c);
+            if (own_momentum) momentum[k] = bits_at<N>(m.momentum, m.type_momentum, r * m.columns + c);
+        }
+#pragma unroll
+        for (u32 k = 0; k < AT_ONCE; k++) {
+            const u32 row = first + k * apart;
+            const u64 r = place.row + row;
+            Values<N> w = {};
+            if (r < o.rows && c < o.columns) {
+                widen<N>(gradient[k], m.type_gradient, w.g);
+                if (m.previous) widen<N>(previous[k], m.type_previous, w.previous);
+                scale_gradients(s, w, m.previous);
+                if (own_momentum) widen<N>(momentum[k], m.type_momentum, w.m);
+                if (!o.lmo_first) estimate(s, w);
+                if (WRITES && own_momentum) {
                     const Segment &t = segments[m.first_segment];
+                    const u64 at = r * m.columns + c;
                     const Dither dither = {(s.flags & STOCHASTIC) != 0, {t.key[0], t.key[1]}, s.step, 1, m.offset + at};
                     put<N>((u8 *)m.momentum, m.type_momentum, at, w.m, dither);
                 }
             }
+            body(row, column, w.g);
         }
-        body(row, column, w.g);
     }
 }
 
@@ -65,6 +94,7 @@ __device__ __forceinline__ double squares_of(const Orthogonal &o, const Matrix &
     __syncthreads();
     if (threadIdx.x < STRIP) {
         double sum = 0.0;
+#pragma unroll 16
         for (u32 row = 0; row < STRIP; row++) sum = __dadd_rn(sum, square_of((double)tile[row][threadIdx.x]));
         sums[threadIdx.x] = sum;
     }
@@ -103,9 +133,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8)
     __shared__ double sums[LANES];
     __shared__ bool last;
     const Task task = tasks[blockIdx.x];
-    const Orthogonal &o = orthogonals[task.matrix];
-    const Matrix &m = matrices[o.matrix];
-    const Scalars &s = scalars[m.first_segment];
+    __shared__ Told told;
+    tell(told, orthogonals[task.matrix], matrices, scalars);
+    const Orthogonal &o = told.o;
+    const Matrix &m = told.m;
+    const Scalars &s = told.s;
     if (s.flags & SKIP) return;
     const Place place(o, task.block);
     const double sum = o.groups ? squares_of<FOUR>(o, m, segments, s, place, tile, sums)
@@ -137,13 +169,15 @@ __device__ __forceinline__ void pack_tile(const Orthogonal &o, const Matrix &m, 
     });
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 8)
+extern "C" __global__ void __launch_bounds__(THREADS, 7)
     pack(const Orthogonal *orthogonals, const Task *tasks, const Matrix *matrices, const Segment *segments,
          const Scalars *scalars) {
     const Task task = tasks[blockIdx.x];
-    const Orthogonal &o = orthogonals[task.matrix];
-    const Matrix &m = matrices[o.matrix];
-    const Scalars &s = scalars[m.first_segment];
+    __shared__ Told told;
+    tell(told, orthogonals[task.matrix], matrices, scalars);
+    const Orthogonal &o = told.o;
+    const Matrix &m = told.m;
+    const Scalars &s = told.s;
     if (s.flags & SKIP) return;
     const Place place(o, task.block);
     if (o.groups)

@@ -1,7 +1,7 @@
 // A tile of a product on tensor cores: 128 x 128 of the result by 4 warps, a quarter (64 x 64) each.
 //
 // Operands come in pieces of 64 terms through a ring of stages in shared memory, copied while earlier pieces are multiplied.
-// Results are made of whole 8 x 16 blocks: what lies above the diagonal of a symmetric result, or beyond its edge, is not
+// Results are made of whole 16 x 8 blocks: what lies above the diagonal of a symmetric result, or beyond its edge, is not
 // computed.
 #pragma once
 
@@ -29,15 +29,15 @@ struct Quarter {
     u32 rows, columns;     // blocks of 16 and of 8
     bool diagonal;
 
-    __device__ __forceinline__ Quarter(const Job &job, u32 tile_row, u32 tile_column) {
+    __device__ __forceinline__ Quarter(const Job &job, const Tile &tile) {
         const u32 warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
         half_row = warp / 2, half_column = warp % 2;
-        row = tile_row * TILE + half_row * STRIP, column = tile_column * TILE + half_column * STRIP;
+        row = tile.row * TILE + half_row * STRIP, column = tile.column * TILE + half_column * STRIP;
         diagonal = job.symmetric && row == column;
         there = row < job.m && column < job.n && !(job.symmetric && column > row);
         rows = there ? min(STRIP, job.m - row + 15) / 16 : 0;
         columns = there ? min(STRIP, job.n - column + 7) / 8 : 0;
-        whole = there && !diagonal && rows == 4 && columns == 8;
+        whole = there && rows == 4 && columns == 8;
     }
 
     // Blocks of 8 columns that are computed beside the rows' block `i`.
@@ -46,98 +46,196 @@ struct Quarter {
     }
 };
 
-// Copies what lies at `first` of an operand, whose terms lie in its rows or columns, to shared memory.
+// Where a thread's four copies of a square begin, 512 bytes apart: a warp copies 2 KB, since what the instruction adds to
+// addresses of global memory has 12 bits.
+__device__ __forceinline__ u32 own_copies() {
+    static_assert(THREADS * 64 == SQUARE_BYTES, "four copies of 16 bytes by each thread");
+    return threadIdx.x / 32 * 2048 + threadIdx.x % 32 * 16;
+}
+
+// Where a thread's copies of an operand come from, whose terms lie in its columns or in its rows.
 template <bool TERMS_IN_COLUMNS>
-__device__ __forceinline__ void fetch(u32 to, const u8 *p, u32 extent, u32 terms, u32 first, u32 piece) {
-    const u32 there = min(TILE, padded(extent) - first);
-#pragma unroll
-    for (u32 half = 0; half < 2; half++) {
-        if (half * STRIP >= there) break;
+struct Source {
+    // In shared memory: loaded for each copy, since no register is left for them.
+    const u8 *const &operand;
+    const u32 &rows;
+    u32 at;     // in 16 bytes: the next piece
+    bool both;  // whether the operand reaches into the second half
+
+    // `first`: where the tile begins in the direction that terms do not lie in.
+    __device__ __forceinline__ Source(const u8 *const &operand, const u32 &extent, const u32 &terms, u32 first)
+        : operand(operand), rows(TERMS_IN_COLUMNS ? extent : terms) {
         // A square of 64 rows by 64 columns is contiguous.
-        const u64 at = TERMS_IN_COLUMNS ? square_at(padded(extent), first + half * STRIP, piece * STRIP)
-                                        : square_at(padded(terms), piece * STRIP, first + half * STRIP);
+        at = (u32)((TERMS_IN_COLUMNS ? square_at(padded(rows), first, 0) : square_at(padded(rows), 0, first)) / 16) +
+             own_copies() / 16;
+        both = padded(extent) - first > STRIP;
+    }
+
+    // Copies half of the next piece to shared memory, where `wanted`.
+    template <u32 HALF>
+    __device__ __forceinline__ void fetch(u32 to, bool wanted) {
+        const u32 along = HALF ? padded(rows) * (STRIP_BYTES / 16) : 0, across = SQUARE_BYTES / 16;
+        const u32 half = HALF ? TERMS_IN_COLUMNS ? across : along : 0;
+        copy_async_4_if<512>(wanted && (!HALF || both), to + HALF * SQUARE_BYTES + own_copies(),
+                             operand + (u64)(at + half) * 16);
+        if (HALF) at += TERMS_IN_COLUMNS ? along : across;
+    }
+};
+
+// The ring of stages: the operands' pieces of 64 terms.
+template <bool LEFT, bool RIGHT>
+struct Ring {
+    Source<LEFT> lefts;
+    Source<RIGHT> rights;
+    u32 shared;
+    bool same;  // on the diagonal of a a^T both operands are the same rows
+
+    // The next piece goes to a stage, where there is one.
+    __device__ __forceinline__ void fetch_left(u32 stage, bool there) {
+        lefts.template fetch<0>(shared + stage, there);
+        lefts.template fetch<1>(shared + stage, there);
+    }
+
+    __device__ __forceinline__ void fetch_right(u32 stage, bool there) {
+        rights.template fetch<0>(shared + stage + PIECE, there && !same);
+        rights.template fetch<1>(shared + stage + PIECE, there && !same);
+        commit_copies();
+    }
+
+    // The next piece is there, and everybody has left the one before it behind: its stage may be filled.
+    __device__ __forceinline__ void next() {
+        wait_for_copies<STAGES - 2>();
+        __syncthreads();
+    }
+};
+
+__device__ __forceinline__ u32 stage_after(u32 stage) { return stage == (STAGES - 1) * STAGE ? 0 : stage + STAGE; }
+__device__ __forceinline__ u32 stage_before(u32 stage) { return stage == 0 ? (STAGES - 1) * STAGE : stage - STAGE; }
+
+// What a warp multiplies in a step: 64 rows and 64 columns by 16 terms.
+struct Fragments {
+    u32 left[4][4], right[4][4];
+};
+
+// Where a lane reads 16 rows by 16 terms, and 16 columns by 16 terms: those of the first 16 and the first step.
+template <bool TERMS_IN_COLUMNS>
+__device__ __forceinline__ u32 left_at(u32 square) {
+    const u32 lane = threadIdx.x % 32;
+    return square + (TERMS_IN_COLUMNS ? chunk_at(lane % 16, lane / 16) : chunk_at(lane % 8 + lane / 16 * 8, lane / 8 % 2));
+}
+
+template <bool TERMS_IN_COLUMNS>
+__device__ __forceinline__ u32 right_at(u32 square) {
+    return left_at<!TERMS_IN_COLUMNS>(square);
+}
+
+// The others lie 16 rows of shared memory further on, or two chunks, which are permuted by an exclusive or.
+const u32 DOWN = 16 * STRIP_BYTES, ACROSS = 32;
+
+template <bool TERMS_IN_COLUMNS>
+__device__ __forceinline__ void load_fragments(u32 (&r)[4][4], u32 first, u32 step) {
+    if (TERMS_IN_COLUMNS) {
+        const u32 at = first ^ step * ACROSS;
+        load_matrices<0>(r[0], at);
+        load_matrices<DOWN>(r[1], at);
+        load_matrices<2 * DOWN>(r[2], at);
+        load_matrices<3 * DOWN>(r[3], at);
+    } else {
+        const u32 at = first + step * DOWN;
 #pragma unroll
-        for (u32 i = 0; i < SQUARE_BYTES / (THREADS * 16); i++) {
-            const u32 offset = (threadIdx.x + i * THREADS) * 16;
-            copy_async_16(to + half * SQUARE_BYTES + offset, p + at + offset);
-        }
+        for (u32 block = 0; block < 4; block++) load_transposed(r[block], at ^ block * ACROSS);
     }
 }
 
-// 16 rows by 16 terms, where terms lie in columns or rows of the square in shared memory.
-template <bool TERMS_IN_COLUMNS>
-__device__ __forceinline__ void left(u32 (&r)[4], u32 square, u32 block, u32 step) {
-    const u32 lane = threadIdx.x % 32;
-    if (TERMS_IN_COLUMNS)
-        load_matrices(r, square + chunk_at(block * 16 + lane % 16, step * 2 + lane / 16));
-    else
-        load_transposed(r, square + chunk_at(step * 16 + lane % 8 + lane / 16 * 8, block * 2 + lane / 8 % 2));
+template <bool LEFT, bool RIGHT>
+__device__ __forceinline__ void load_step(Fragments &f, u32 left, u32 right, u32 step) {
+    load_fragments<LEFT>(f.left, left, step);
+    load_fragments<RIGHT>(f.right, right, step);
 }
 
-// 16 terms by two blocks of 8 columns.
-template <bool TERMS_IN_COLUMNS>
-__device__ __forceinline__ void right(u32 (&r)[4], u32 square, u32 pair, u32 step) {
-    const u32 lane = threadIdx.x % 32;
-    if (TERMS_IN_COLUMNS)
-        load_matrices(r, square + chunk_at(pair * 16 + lane % 8 + lane / 16 * 8, step * 2 + lane / 8 % 2));
-    else
-        load_transposed(r, square + chunk_at(step * 16 + lane % 16, pair * 2 + lane / 16));
+// Multiplies a step of a whole quarter, or of one on the diagonal, of which only what begins on or below it is wanted.
+template <bool HALF, bool LOWER>
+__device__ __forceinline__ void multiply_step(Sums &sums, const Fragments &f) {
+#pragma unroll
+    for (u32 i = 0; i < 4; i++)
+#pragma unroll
+        for (u32 j = 0; j < (LOWER ? 2 * i + 2 : 8); j++)
+            multiply_add<HALF>(sums.of[i][j], f.left[i], f.right[j / 2][j % 2 * 2], f.right[j / 2][j % 2 * 2 + 1]);
 }
 
-// Multiplies a piece: `steps` times 16 terms.
-template <bool HALF, bool LEFT, bool RIGHT, bool WHOLE>
-__device__ __forceinline__ void multiply_piece(Sums &sums, const Quarter &q, u32 a, u32 b, u32 steps) {
+// Multiplies what there is of a step of a quarter at an edge. What lies beyond the edge is zero or, of rows, anything, and is
+// loaded in vain.
+template <bool HALF>
+__device__ __forceinline__ void multiply_edge(Sums &sums, const Quarter &q, const Fragments &f) {
 #pragma unroll
-    for (u32 step = 0; step < 4; step++) {
-        if (step >= steps) break;
-        u32 lefts[4][4];
+    for (u32 i = 0; i < 4; i++)
 #pragma unroll
-        for (u32 i = 0; i < 4; i++)
-            if (WHOLE || i < q.rows) left<LEFT>(lefts[i], a, i, step);
+        for (u32 j = 0; j < 8; j++)
+            if (j < q.beside(i))
+                multiply_add<HALF>(sums.of[i][j], f.left[i], f.right[j / 2][j % 2 * 2], f.right[j / 2][j % 2 * 2 + 1]);
+}
+
+// The whole pieces of a whole quarter. A step's fragments are loaded while the step before is multiplied, across the pieces, and
+// copies are begun between them: what a warp waits for is under way for as long as 32 multiplications take. `terms`: that are
+// left, which is all that the loop counts, since it has every register.
+template <bool HALF, bool LEFT, bool RIGHT, bool LOWER>
+__device__ __forceinline__ void multiply_pieces(Sums &sums, Ring<LEFT, RIGHT> &ring, u32 left, u32 right, u32 &terms, u32 &stage) {
+    Fragments f[2];
+    ring.next();
+    load_step<LEFT, RIGHT>(f[0], left, right, 0);
+    for (; terms >= STRIP; terms -= STRIP) {
 #pragma unroll
-        for (u32 pair = 0; pair < 4; pair++) {
-            if (!WHOLE && 2 * pair >= q.columns) break;
-            u32 rights[4];
-            right<RIGHT>(rights, b, pair, step);
-#pragma unroll
-            for (u32 i = 0; i < 4; i++)
-#pragma unroll
-                for (u32 j = 0; j < 2; j++)
-                    if (WHOLE || 2 * pair + j < q.beside(i))
-                        multiply_add<HALF>(sums.of[i][2 * pair + j], lefts[i], rights[2 * j], rights[2 * j + 1]);
+        for (u32 step = 0; step < 4; step++) {
+            if (step < 3) {
+                load_step<LEFT, RIGHT>(f[(step + 1) % 2], left + stage, right + stage, step + 1);
+            } else {
+                if (terms > STRIP) ring.next();
+                // Behind the last one the same again, in vain: a branch around the loads would keep them apart from what is
+                // multiplied meanwhile.
+                const u32 from = terms >= 2 * STRIP ? stage_after(stage) : stage;
+                load_step<LEFT, RIGHT>(f[0], left + from, right + from, 0);
+                stage = stage_after(stage);
+            }
+            if (step == 0) ring.fetch_left(stage_before(stage), terms > (STAGES - 1) * STRIP);
+            if (step == 1) ring.fetch_right(stage_before(stage), terms > (STAGES - 1) * STRIP);
+            multiply_step<HALF, LOWER>(sums, f[step % 2]);
         }
     }
 }
 
 // The sums of a tile. Every thread of the block calls it.
 template <bool HALF, bool LEFT, bool RIGHT>
-__device__ __forceinline__ void multiply(Sums &sums, const Job &job, const Quarter &q, u32 tile_row, u32 tile_column,
-                                         u32 shared) {
-    const u32 pieces = (job.k + STRIP - 1) / STRIP;
-    // On the diagonal of a a^T both operands are the same rows.
-    const bool same = job.a == job.b && LEFT == RIGHT && tile_row == tile_column;
-    auto begin = [&](u32 piece) {
-        const u32 stage = shared + piece % STAGES * STAGE;
-        if (piece < pieces) {
-            fetch<LEFT>(stage, job.a, job.m, job.k, tile_row * TILE, piece);
-            if (!same) fetch<RIGHT>(stage + PIECE, job.b, job.n, job.k, tile_column * TILE, piece);
-        }
-        commit_copies();
-    };
+__device__ __forceinline__ void multiply(Sums &sums, const Job &job, const Tile &tile, u32 shared) {
+    const Quarter q(job, tile);
+    u32 terms = job.k, stage = 0;
+    Ring<LEFT, RIGHT> ring = {{job.a, job.m, job.k, tile.row * TILE},
+                              {job.b, job.n, job.k, tile.column * TILE},
+                              shared,
+                              LEFT == RIGHT && tile.row == tile.column && job.a == job.b};
 #pragma unroll
-    for (u32 i = 0; i < STAGES - 1; i++) begin(i);
-    for (u32 piece = 0; piece < pieces; piece++) {
-        wait_for_copies<STAGES - 2>();
-        __syncthreads();
-        // Into the stage that everybody has left behind.
-        begin(piece + STAGES - 1);
-        const u32 a = shared + piece % STAGES * STAGE + q.half_row * SQUARE_BYTES;
-        const u32 b = shared + piece % STAGES * STAGE + (same ? 0 : PIECE) + q.half_column * SQUARE_BYTES;
-        const u32 steps = min(4u, (job.k - piece * STRIP + 15) / 16);
-        if (q.whole)
-            multiply_piece<HALF, LEFT, RIGHT, true>(sums, q, a, b, steps);
-        else if (q.there)
-            multiply_piece<HALF, LEFT, RIGHT, false>(sums, q, a, b, steps);
+    for (u32 i = 0; i < STAGES - 1; i++)
+        ring.fetch_left(i * STAGE, terms > i * STRIP), ring.fetch_right(i * STAGE, terms > i * STRIP);
+    const u32 left = left_at<LEFT>(shared + q.half_row * SQUARE_BYTES);
+    const u32 right = right_at<RIGHT>(shared + (ring.same ? 0 : PIECE) + q.half_column * SQUARE_BYTES);
+    bool waited = false;
+    if (q.whole && terms >= STRIP) {
+        LEFT == RIGHT && q.diagonal ? multiply_pieces<HALF, LEFT, RIGHT, true>(sums, ring, left, right, terms, stage)
+                                    : multiply_pieces<HALF, LEFT, RIGHT, false>(sums, ring, left, right, terms, stage);
+        waited = true;
+    }
+    // Quarters at an edge, and the last terms.
+    for (; terms > 0; terms -= min(terms, STRIP), stage = stage_after(stage)) {
+        if (!waited) {
+            ring.next();
+            ring.fetch_left(stage_before(stage), terms > (STAGES - 1) * STRIP);
+            ring.fetch_right(stage_before(stage), terms > (STAGES - 1) * STRIP);
+        }
+        waited = false;
+        for (u32 step = 0; q.there && step * 16 < min(STRIP, terms); step++) {
+            Fragments f;
+            load_step<LEFT, RIGHT>(f, left + stage, right + stage, step);
+            multiply_edge<HALF>(sums, q, f);
+        }
     }
     wait_for_copies<0>();
     __syncthreads();
@@ -146,7 +244,7 @@ __device__ __forceinline__ void multiply(Sums &sums, const Job &job, const Quart
 // Calls `body` with the row and the column, in the quarter, of each pair of elements that a thread has, and with them.
 template <typename Body>
 __device__ __forceinline__ void pairs(Sums &sums, Body body) {
-    const u32 lane = threadIdx.x % 32;
+    const u32 lane = lane_now();
 #pragma unroll
     for (u32 i = 0; i < 4; i++)
 #pragma unroll
@@ -161,7 +259,7 @@ __device__ __forceinline__ void pairs(Sums &sums, Body body) {
 __device__ __forceinline__ void square_to_shared(u8 *to, const u8 *from) {
     __syncwarp();
 #pragma unroll 4
-    for (u32 i = threadIdx.x % 32; i < SQUARE_BYTES / 16; i += 32) ((uint4 *)to)[i] = ld_16(from + i * 16);
+    for (u32 i = lane_now(); i < SQUARE_BYTES / 16; i += 32) ((uint4 *)to)[i] = ld_16(from + i * 16);
     __syncwarp();
 }
 
@@ -230,7 +328,7 @@ __device__ __forceinline__ void combine(Sums &sums, const Job &job, const Quarte
 // Writes a quarter to the result, and its mirror image where the result is symmetric. `own`: a warp's 16 KB.
 template <bool HALF>
 __device__ __forceinline__ void store_quarter(Sums &sums, const Job &job, const Quarter &q, u8 *own) {
-    const u32 lane = threadIdx.x % 32;
+    const u32 lane = lane_now();
     u8 *const mirror = own + SQUARE_BYTES;
     __syncwarp();
     pairs(sums, [&](u32 row, u32 column, float first, float second) {

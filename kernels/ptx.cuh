@@ -26,6 +26,14 @@ __device__ __forceinline__ uint4 ld_16(const void *p) {
     return v;
 }
 
+// 8 bytes. As an instruction it stays before what is computed from the loads before it, which the compiler else moves up to
+// hold fewer registers.
+__device__ __forceinline__ u64 ld_8(const void *p) {
+    u64 v;
+    asm volatile("ld.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+    return v;
+}
+
 __device__ __forceinline__ void st_16(void *p, uint4 v) {
     asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
                  : "memory");
@@ -60,9 +68,19 @@ __device__ __forceinline__ float from_f16(u16 bits) {
 // Shared memory as the instructions below address it.
 __device__ __forceinline__ u32 shared_address(const void *p) { return (u32)__cvta_generic_to_shared(p); }
 
-// 16 bytes from global to shared memory, past the first-level cache; they are there once their group has been waited for.
-__device__ __forceinline__ void copy_async_16(u32 to, const void *from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+// Four times 16 bytes, APART from each other on both sides, from global to shared memory where `wanted`; past the first-level
+// cache. They are there once their group has been waited for. By a predicate, since the compiler moves nothing around a branch,
+// and with offsets in the instructions, since it does not move additions there.
+template <u32 APART>
+__device__ __forceinline__ void copy_async_4_if(bool wanted, u32 to, const void *from) {
+    asm volatile(
+        "{\n.reg .pred wanted;\nsetp.ne.u32 wanted, %2, 0;\n"
+        "@wanted cp.async.cg.shared.global [%0], [%1], 16;\n"
+        "@wanted cp.async.cg.shared.global [%0 + %3], [%1 + %3], 16;\n"
+        "@wanted cp.async.cg.shared.global [%0 + %4], [%1 + %4], 16;\n"
+        "@wanted cp.async.cg.shared.global [%0 + %5], [%1 + %5], 16;\n}" ::"r"(to),
+        "l"(from), "r"((u32)wanted), "n"(APART), "n"(2 * APART), "n"(3 * APART)
+        : "memory");
 }
 
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -73,16 +91,17 @@ __device__ __forceinline__ void wait_for_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-// Four 8 x 8 matrices of 16-bit elements, their rows at the addresses of 8 lanes each; lane l has elements 2 (l % 4) and
-// 2 (l % 4) + 1 of row l / 4 of each.
+// Four 8 x 8 matrices of 16-bit elements, their rows OFFSET behind the addresses of 8 lanes each; lane l has elements 2 (l % 4)
+// and 2 (l % 4) + 1 of row l / 4 of each.
+template <u32 OFFSET>
 __device__ __forceinline__ void load_matrices(u32 (&r)[4], u32 at) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4 + %5];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(at)
+                 : "r"(at), "n"(OFFSET)
                  : "memory");
 }
 
-// The same of the transposes.
+// The transposes of such matrices.
 __device__ __forceinline__ void load_transposed(u32 (&r)[4], u32 at) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -117,6 +136,13 @@ __device__ __forceinline__ u32 load_acquire(const u32 *p) {
 __device__ __forceinline__ u32 arrive(u32 *p) {
     u32 v;
     asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+
+// The lane, computed here and nowhere earlier: what follows from it is not kept in registers from before.
+__device__ __forceinline__ u32 lane_now() {
+    u32 v;
+    asm volatile("mov.u32 %0, %%laneid;" : "=r"(v));
     return v;
 }
 

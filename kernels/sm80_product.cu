@@ -26,19 +26,39 @@ const u32 PITCH = 72;  // floats of a row of a quarter in shared memory: rows 4 
 const u32 OWN = STRIP * PITCH * 4;  // a warp's part of shared memory after the products
 static_assert(4 * OWN <= PRODUCT_SHARED && OWN >= 2 * SQUARE_BYTES, "epilogues take the place of the stages");
 
-// A quarter of the last product updates its part of the parameter. Returns the squares of what it moved by.
-template <u32 N>
+// A quarter of the last product updates its part of the parameter. Returns the squares of what it moved by. USUAL: the matrix is
+// one segment, and has nothing that few have.
+template <u32 N, bool USUAL>
 __device__ __forceinline__ double update_quarter(const float *own, const Lists &l, const Job &job, const Quarter &q) {
     const Orthogonal &o = l.orthogonals[job.orthogonal];
     const Matrix &m = l.matrices[o.matrix];
+    const Segment *const segments = l.segments + m.first_segment;
+    // In registers, of which there are many by now: two warps of a scheduler do not hide that descriptions are read again for
+    // each group of elements, nor that each group waits for its loads. That took as long as the product of 2,048 terms before.
     const Scalars s = l.scalars[m.first_segment];
+    const Segment told = segments[0];
+    const bool lmo_first = !USUAL && o.lmo_first, by_rows = !USUAL && m.segments > 1;
+    const u64 columns = by_rows ? 0 : m.columns;
+    auto segment_of = [&](u32 row) -> const Segment & { return USUAL ? told : segments[by_rows ? row : 0]; };
     double squares = 0.0;
-    for (u32 i = threadIdx.x % 32; i < STRIP * STRIP / N; i += 32) {
-        const u32 row = i / (STRIP / N), column = i % (STRIP / N) * N;
-        if (q.row + row >= job.m || q.column + column >= job.n) continue;
-        float u[N];
-        for (u32 k = 0; k < N; k++) u[k] = own[row * PITCH + column + k];
-        squares += update_elements<N>(Row(l.segments, m, q.row + row), s, q.column + column, o.lmo_first, u);
+    const u32 AT_ONCE = USUAL ? 4 : 1, ACROSS = STRIP / N;
+#pragma unroll 1
+    for (u32 first = lane_now(); first < STRIP * ACROSS; first += AT_ONCE * 32) {
+        Asked asked[AT_ONCE];
+#pragma unroll
+        for (u32 k = 0; k < AT_ONCE; k++) {
+            const u32 i = first + k * 32, row = q.row + i / ACROSS, column = q.column + i % ACROSS * N;
+            if (row < job.m && column < job.n) asked[k] = ask_elements<N, USUAL>(segment_of(row), row * columns + column, lmo_first);
+        }
+#pragma unroll
+        for (u32 k = 0; k < AT_ONCE; k++) {
+            const u32 i = first + k * 32, row = q.row + i / ACROSS, column = q.column + i % ACROSS * N;
+            if (row >= job.m || column >= job.n) continue;
+            float u[N];
+#pragma unroll
+            for (u32 j = 0; j < N; j++) u[j] = own[i / ACROSS * PITCH + i % ACROSS * N + j];
+            squares += update_elements<N, USUAL>(segment_of(row), s, row * columns + column, lmo_first, asked[k], u);
+        }
     }
     for (u32 d = 16; d > 0; d /= 2) squares = __dadd_rn(squares, __shfl_xor_sync(~0u, squares, d));
     return squares;
@@ -50,7 +70,7 @@ __device__ __forceinline__ double dual_of(const float *own, const Lists &l, cons
     const Orthogonal &o = l.orthogonals[job.orthogonal];
     const u8 *square = o.strips + square_at(padded(o.rows), q.row, q.column);
     double sum = 0.0;
-    for (u32 i = threadIdx.x % 32; i < SQUARE_BYTES / 16; i += 32) {
+    for (u32 i = lane_now(); i < SQUARE_BYTES / 16; i += 32) {
         const u32 row = i / 8, column = (i % 8 ^ row % 8) * 8;
         const uint4 m = ld_16(square + i * 16);
         const u32 twos[4] = {m.x, m.y, m.z, m.w};
@@ -131,15 +151,16 @@ __device__ void guard(const Lists &l, const Job &job, Traces *of_warps, const Tr
 
 // A tile of a product with all that follows it. Every thread of the block calls it.
 template <bool HALF>
-__device__ __forceinline__ void tile_of(const Lists &l, const Job &job, u32 tile_row, u32 tile_column, u32 tile, u8 *shared) {
+__device__ __forceinline__ void tile_of(const Lists &l, const Job &job, const Tile &tile, u32 number, u8 *shared) {
     Sums sums = {};
-    const Quarter q(job, tile_row, tile_column);
     const u32 stages = shared_address(shared);
     switch (job.form) {
-    case BY_ROWS: multiply<HALF, true, true>(sums, job, q, tile_row, tile_column, stages); break;
-    case MIXED: multiply<HALF, true, false>(sums, job, q, tile_row, tile_column, stages); break;
-    default: multiply<HALF, false, false>(sums, job, q, tile_row, tile_column, stages);
+    case BY_ROWS: multiply<HALF, true, true>(sums, job, tile, stages); break;
+    case MIXED: multiply<HALF, true, false>(sums, job, tile, stages); break;
+    default: multiply<HALF, false, false>(sums, job, tile, stages);
     }
+    // Anew: the multiplication has no registers for it.
+    const Quarter q(job, tile);
     u8 *const own = shared + threadIdx.x / 32 * OWN;
     Traces traces = {};
     double moved = 0.0, dual = 0.0;
@@ -155,10 +176,12 @@ __device__ __forceinline__ void tile_of(const Lists &l, const Job &job, u32 tile
             });
             __syncwarp();
             if (l.duals) dual = dual_of<HALF>(floats, l, job, q);
-            if (l.orthogonals[job.orthogonal].groups)
-                moved = update_quarter<FOUR>(floats, l, job, q);
+            const Orthogonal &o = l.orthogonals[job.orthogonal];
+            const Matrix &m = l.matrices[o.matrix];
+            if (o.groups && m.segments == 1 && is_usual(l.segments[m.first_segment], l.scalars[m.first_segment], o.lmo_first))
+                moved = update_quarter<FOUR, true>(floats, l, job, q);
             else
-                moved = update_quarter<1>(floats, l, job, q);
+                moved = o.groups ? update_quarter<FOUR, false>(floats, l, job, q) : update_quarter<1, false>(floats, l, job, q);
         }
     }
     if (l.moved && !job.d) {
@@ -168,16 +191,16 @@ __device__ __forceinline__ void tile_of(const Lists &l, const Job &job, u32 tile
         if (threadIdx.x == 0) {
             for (u32 w = 1; w < THREADS / 32; w++)
                 moved = __dadd_rn(moved, of_warps[w]), dual = __dadd_rn(dual, duals[w]);
-            l.moved[job.first_moved + tile] = moved, l.duals[job.first_moved + tile] = dual;
+            l.moved[job.first_moved + number] = moved, l.duals[job.first_moved + number] = dual;
         }
     }
     if (job.guards) {
-        guard(l, job, (Traces *)shared, traces, tile);
+        guard(l, job, (Traces *)shared, traces, number);
     }
 }
 
-__device__ __forceinline__ bool is_skipped(const Lists &l, const Orthogonal &o) {
-    return l.scalars[l.matrices[o.matrix].first_segment].flags & SKIP;
+__device__ __forceinline__ bool is_skipped(const Lists &l, const Job &job) {
+    return l.scalars[job.first_segment].flags & SKIP;
 }
 
 // The number of a tile among those of its product.
@@ -213,9 +236,9 @@ __device__ __forceinline__ void take(const Lists &l, u32 end, Next &next) {
     for (; next.matrix < end; next.matrix++) {
         Progress &p = l.progress[next.matrix];
         const Orthogonal &o = l.orthogonals[next.matrix];
-        // Launches before this one have said so.
-        if (!p.failed || is_skipped(l, o)) continue;
         const Job *at = l.jobs + o.first_job, *const last = at + o.jobs - 1;
+        // Launches before this one have said so.
+        if (!p.failed || is_skipped(l, *at)) continue;
         const u32 ticket = arrive(&p.ticket);
         if (ticket >= last->first_tile + last->tiles) continue;
         while (ticket >= at->first_tile + at->tiles) at++;
@@ -246,8 +269,8 @@ __device__ __forceinline__ void run(const Lists &l, const Tile *tiles, u32 first
             next.job = l.jobs[next.tile.job];
             next.number = number_of(next.job, next.tile);
             // The last product of a matrix whose iteration has failed is left to the safe one.
-            const bool skipped = is_skipped(l, l.orthogonals[next.job.orthogonal]);
-            next.there = !skipped && (next.job.d || !l.progress[next.job.orthogonal].failed);
+            const bool skipped = is_skipped(l, next.job), failed = l.progress[next.job.orthogonal].failed;
+            next.there = !skipped && (next.job.d || !failed);
             if (skipped && l.moved && !next.job.d)
                 l.moved[next.job.first_moved + next.number] = l.duals[next.job.first_moved + next.number] = 0.0;
         } else {
@@ -258,7 +281,7 @@ __device__ __forceinline__ void run(const Lists &l, const Tile *tiles, u32 first
     for (;;) {
         __syncthreads();
         if (!next.there) return;
-        tile_of<HALF>(l, next.job, next.tile.row, next.tile.column, next.number, shared);
+        tile_of<HALF>(l, next.job, next.tile, next.number, shared);
         if (tiles) return;
         __threadfence();
         __syncthreads();

@@ -92,10 +92,12 @@ impl Orthogonals {
                 let bound = *bound.get_or_insert_with(|| 1.25 * spec.sigma_bound());
                 let limit = bound * bound * item.view.rows.min(item.view.columns) as f64;
                 let (moved, trace) = (this.moved, cohort.begins.traces + item.first_trace);
+                let matrix = matrices.parameters[item.parameter].first + item.matrix as u32;
+                let first_segment = matrices.matrices[matrix as usize].first_segment;
                 let job = |product: &Product, first_tile: u32| {
                     let made =
                         make_job(product, item, (arena, &safe), trace, index, limit as f32, first_tile);
-                    Job { first_moved: moved, ..made }
+                    Job { first_moved: moved, first_segment, ..made }
                 };
                 first_jobs.push(this.jobs.len() as u32);
                 this.jobs.extend(item.program.products.iter().map(|product| job(product, 0)));
@@ -114,7 +116,7 @@ impl Orthogonals {
                 this.matrices.push(Orthogonal {
                     strips: arena + item.at(Place::Input, &safe) as u64,
                     margin: spec.coefficients.input_margin(),
-                    matrix: matrices.parameters[item.parameter].first + item.matrix as u32,
+                    matrix,
                     rows: item.view.rows as u32,
                     columns: item.view.columns as u32,
                     first_square: (cohort.begins.squares + item.first_square) as u32,
@@ -199,7 +201,7 @@ pub(super) fn make_job(
         guards: product.guard.is_some().into(),
         pad: 0,
         first_moved: 0,
-        more: 0,
+        first_segment: 0,
     }
 }
 

@@ -13,7 +13,7 @@ use super::table::{Matrix, Orthogonal, PROGRESS_BYTES, SCALARS_BYTES, Tile};
 use crate::algorithm::NsDtype;
 use crate::error::{Error, Result};
 use crate::plan::MatrixView;
-use crate::schedule::{Extents, Item, LONGEST, PIECE, Place, Product, Program};
+use crate::schedule::{Extents, Item, PIECE, Place, Product, Program, check};
 
 /// A product of a batch of equal matrices in device memory. Operands and results are 16-bit matrices.
 #[derive(Debug)]
@@ -59,9 +59,12 @@ impl ProductBatch {
             return refuse("the product that updates a parameter has no result of its own".into());
         }
         let extents = product.extents(rows, columns);
+        if rows == 0 || columns == 0 || batch == 0 {
+            return refuse(format!("{batch} matrices of {rows} x {columns} are none"));
+        }
         // The tables have 32 bits for tiles, and no card has memory for as many.
-        if rows == 0 || columns == 0 || batch == 0 || rows.max(columns) > LONGEST {
-            return refuse(format!("{batch} matrices of this shape are none, or too large"));
+        if let Err(reason) = check(rows, columns) {
+            return refuse(reason);
         }
         let product = Product { guard: None, ..product.clone() };
         let used: Vec<Place> = [Some(product.a), Some(product.b), product.result]

@@ -235,7 +235,7 @@ pub(crate) struct Job {
     pub guards: u8,
     pub pad: u8,
     pub first_moved: u32,
-    pub more: u32,
+    pub first_segment: u32,
 }
 
 /// A tile of a product.

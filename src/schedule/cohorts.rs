@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::program::{Place, Program};
-use super::tiles::{LONGEST, PIECE};
+use super::tiles::{PIECE, check};
 use crate::algorithm::{NewtonSchulz, NsDtype, Order, Rule};
 use crate::error::{Error, Result};
 use crate::group::Group;
@@ -156,7 +156,7 @@ impl Schedule {
     ///
     /// # Errors
     /// A matrix that needs more than its group's share by itself, named with the bytes that it needs; one with a side of more
-    /// than [`LONGEST`].
+    /// than [`LONGEST`](super::LONGEST) or more than [`LARGEST`](super::LARGEST) elements.
     pub fn new(plan: &Plan, limit: Option<usize>) -> Result<Self> {
         let safe = Program::safe();
         let mut this = Self::default();
@@ -173,11 +173,8 @@ impl Schedule {
             let mut items = vec![];
             for (parameter, planned) in plan.parameters.iter().enumerate().filter(|(_, p)| p.group == group) {
                 for (matrix, &view) in planned.matrices.iter().enumerate() {
-                    if view.rows.max(view.columns) > LONGEST {
-                        let reason =
-                            format!("{} x {} has a side of more than {LONGEST}", view.rows, view.columns);
-                        return Err(Error::parameter(&planned.spec.name, reason));
-                    }
+                    check(view.rows, view.columns)
+                        .map_err(|reason| Error::parameter(&planned.spec.name, reason))?;
                     let shape = (view.rows, view.columns);
                     let program = programs
                         .entry(shape)

@@ -9,4 +9,5 @@ mod tiles;
 pub(crate) use cohorts::spectral;
 pub use cohorts::{Cohort, DEFAULT_WORKSPACE, Item, Launch, Schedule, Space, TileOf};
 pub use program::{Kind, Place, Product, Program};
-pub use tiles::{Extents, Form, LONGEST, PIECE, TILE};
+pub(crate) use tiles::check;
+pub use tiles::{Extents, Form, LARGEST, LONGEST, PIECE, TILE};

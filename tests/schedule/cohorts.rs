@@ -121,7 +121,7 @@ fn a_limit_makes_more_cohorts_and_names_what_cannot_be_done() {
 }
 
 #[test]
-fn sides_that_tiles_cannot_number_are_refused() {
+fn what_kernels_have_no_numbers_for_is_refused() {
     let refused =
         Schedule::new(&plan(&[vec![64, (1 << 22) + 1]], Algorithm::muon()), None).expect_err("too long");
     assert!(
@@ -129,6 +129,13 @@ fn sides_that_tiles_cannot_number_are_refused() {
         "{refused}"
     );
     Schedule::new(&plan(&[vec![64, 1 << 22]], Algorithm::muon()), None).expect("the longest");
+    let refused =
+        Schedule::new(&plan(&[vec![1 << 20, 1 << 16]], Algorithm::muon()), None).expect_err("too large");
+    assert!(
+        refused.to_string().contains("`p0`")
+            && refused.to_string().contains("more than 34359738368 elements"),
+        "{refused}"
+    );
 }
 
 /// Groups may step on streams of their own, at one time.

@@ -128,7 +128,8 @@ impl Engine {
                 (self.table(t.norm_which) + 4 * u64::from(list.first)).into(),
                 scalars.into(),
             ];
-            kernels.radii.launch(stream, list.count.min(kernels.radii.resident), arguments)?;
+            let blocks = list.count.div_ceil(8).min(kernels.radii.resident);
+            kernels.radii.launch(stream, blocks, arguments)?;
         }
         let chunks = t.chunks_of(part);
         let arguments = &mut [
