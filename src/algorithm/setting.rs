@@ -235,7 +235,7 @@ impl Lmo {
             Setting::NsCoefficients(coefficients) => ns.coefficients = coefficients,
             Setting::NsDtype(dtype) => ns.dtype = Some(dtype),
             Setting::NsMethod(method) => ns.method = method,
-            Setting::NsRestarts(restarts) => ns.restarts = restarts,
+            Setting::NsRestarts(restarts) => ns.restarts = Some(restarts),
             Setting::Scale(Scale::Factor(radius)) if is_scion => self.scale = Scale::Scion(radius),
             Setting::AdjustLrFn(scale) | Setting::Scale(scale) => self.scale = scale,
             // Scion's own `Spectral` is the RMS->RMS norm.

@@ -147,7 +147,7 @@ fn iterate<W: Real>(
     round(&mut x.data);
     let schedule: Vec<[W; 3]> = schedule.iter().map(|tuple| tuple.map(W::of)).collect();
     match spec.method_for(x.rows, x.columns) {
-        NsMethod::Gram => gram(x, &schedule, &spec.restarts, round),
+        NsMethod::Gram => gram(x, &schedule, spec.resolved_restarts(), round),
         _ => standard(x, &schedule, round),
     }
 }

@@ -223,7 +223,7 @@ impl Program {
     pub fn new(spec: &NewtonSchulz, rows: usize, columns: usize) -> Self {
         let mut steps = Steps::default();
         match spec.method_for(rows, columns) {
-            NsMethod::Gram => steps.gram_method(&spec.schedule(), &spec.restarts),
+            NsMethod::Gram => steps.gram_method(&spec.schedule(), spec.resolved_restarts()),
             _ => steps.standard(&spec.schedule()),
         }
         steps.place()

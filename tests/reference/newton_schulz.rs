@@ -89,6 +89,7 @@ fn gram_is_the_same_polynomial() {
             let oracle = Oracle::new(&x);
             for set in [Coefficients::Jordan, Coefficients::You, Coefficients::PolarExpress] {
                 for restarts in [vec![2], vec![1, 3], vec![]] {
+                    let restarts = Some(restarts);
                     let gram =
                         NewtonSchulz { method: NsMethod::Gram, restarts, ..spec(set.clone(), NsDtype::F64) };
                     let (out, outcome) = run_in(&row_major(&x), rows, columns, &gram);
@@ -102,11 +103,10 @@ fn gram_is_the_same_polynomial() {
     }
 }
 
-/// The bars for Gaussian matrices hold from about 64 rows on: Polar Express in the Gram form has an error of 5e-3 to
-/// 1e-2 at 32 x 128, because the fewer singular values there are, the larger each is after normalisation.
+/// For Gaussian matrices of aspect ratio 4 the bars are of all sets; whatever the shape and spectrum, the bound is kept.
 #[test]
 fn sixteen_bit_formats_stay_near_the_oracle_and_inside_the_bound() {
-    for (rows, columns) in [(64, 256), (256, 64)] {
+    for (rows, columns) in [(64, 256), (256, 64), (96, 96)] {
         for (name, x) in spectra(rows, columns, 3) {
             let x32: Vec<f32> = row_major(&x).iter().map(|v| *v as f32).collect();
             let rounded: Vec<f64> = x32.iter().map(|v| f64::from(*v)).collect();
@@ -117,7 +117,12 @@ fn sixteen_bit_formats_stay_near_the_oracle_and_inside_the_bound() {
                 (NsMethod::Gram, NsDtype::F16, 5e-3),
                 (NsMethod::Standard, NsDtype::Bf16, 2.5e-2),
             ] {
-                for set in [Coefficients::Jordan, Coefficients::You, Coefficients::PolarExpress] {
+                for set in [
+                    Coefficients::Jordan,
+                    Coefficients::You,
+                    Coefficients::PolarExpress,
+                    Coefficients::Speedrun,
+                ] {
                     let spec = NewtonSchulz { method, ..spec(set, dtype) };
                     let (out, _) = run_in(&x32, rows, columns, &spec);
                     let out: Vec<f64> = out.iter().map(|v| f64::from(*v)).collect();
@@ -125,11 +130,8 @@ fn sixteen_bit_formats_stay_near_the_oracle_and_inside_the_bound() {
                     let error = relative(&out, &expected);
                     let sigma = sigma_max(&from_row_major(rows, columns, &out));
                     let label = format!("{rows}x{columns} {name} {spec:?}");
-                    // Measured: Polar Express in the Gram form with one restart reaches 1.067 of its bound on the
-                    // rank-deficient matrix; everything else stays within 5 %.
-                    let allowance = if method == NsMethod::Gram { 1.1 } else { 1.05 };
-                    assert!(sigma <= allowance * spec.sigma_bound(), "{label}: sigma {sigma}");
-                    if name == "gaussian" {
+                    assert!(sigma <= 1.05 * spec.sigma_bound(), "{label}: sigma {sigma}");
+                    if name == "gaussian" && rows != columns {
                         assert!(error <= well_conditioned, "{label}: {error:e}");
                     }
                 }
@@ -290,7 +292,7 @@ fn the_guard_replaces_a_diverged_iteration() {
     let spec = NewtonSchulz {
         steps: Some(8),
         method: NsMethod::Gram,
-        restarts: vec![],
+        restarts: Some(vec![]),
         ..spec(Coefficients::PolarExpress, NsDtype::Bf16)
     };
     let (out, outcome) = run_in(&x, 64, 256, &spec);

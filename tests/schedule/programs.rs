@@ -59,7 +59,7 @@ fn specs() -> Vec<NewtonSchulz> {
                 (NsMethod::Gram, vec![2]),
                 (NsMethod::Gram, vec![1, 3]),
             ] {
-                let restarts = restarts.into_iter().filter(|&r| r < steps).collect();
+                let restarts = Some(restarts.into_iter().filter(|&r| r < steps).collect());
                 let coefficients = coefficients.clone();
                 out.push(NewtonSchulz { coefficients, steps: Some(steps), method, restarts, dtype: None });
             }
