@@ -81,8 +81,8 @@ __device__ __forceinline__ Scalars scalars_of(const Group &g, double scale, u64 
 const u32 EVERY = ~0u;
 
 // The scalars of a parameter's segments, every `apart`-th of them. Rows of a strided matrix share their scale.
-__device__ __forceinline__ void write_scalars(const Segment *segments, const Group &group, const Range &range, u64 t, double factor,
-                              bool applies, u32 from, u32 apart, Scalars *scalars) {
+__device__ __forceinline__ void write_scalars(const Segment *segments, const Group &group, const Range &range, u64 t,
+                                              double factor, bool applies, u32 from, u32 apart, Scalars *scalars) {
     double scale = 0.0;
     Scalars s;
     bool made = false;
@@ -100,7 +100,7 @@ __device__ __forceinline__ void write_scalars(const Segment *segments, const Gro
     }
 }
 
-const u32 PREPARERS = 128;
+const u32 PREPARERS = 128;   // as in src/cuda/kernels.rs
 const u32 FEW_SEGMENTS = 4;  // that a thread writes; those of a parameter with more are dealt out to its block
 
 // A thread for each parameter: its step count advances, its segments get their scalars. A parameter without a gradient, one
@@ -452,8 +452,8 @@ __device__ __forceinline__ void set_radius(const Matrix &m, double squares, u32 
     }
 }
 
-// The norm of each matrix whose direction is m / ||m||, split into a mantissa in [1, 2) and a power of two: by a warp for a matrix
-// with few blocks, by 256 threads for one with many. `list` names the matrices; the first task of each counts from the list's.
+// The norm of each matrix whose direction is m / ||m||, split into a mantissa in [1, 2) and a power of two: by a warp for a
+// matrix with few blocks, by 256 threads for one with many. `list` names the matrices; the first task of each counts from the list's.
 extern "C" __global__ void __launch_bounds__(LANES, 2) radii(const Matrix *matrices, const Range *list, u32 count,
                                                              const double *squares, const u32 *which, Scalars *scalars) {
     __shared__ double sums[LANES];

@@ -55,8 +55,8 @@ __device__ __forceinline__ double total_of_lanes(double *shared, double mine) {
 const u32 WARPS = LANES / 32;  // of a block with a thread for each lane
 const u32 FEW = 2048;          // numbers that a warp adds up; more take all warps of a block
 
-// The sums of 256 lanes by one warp, 8 lanes a thread, pairwise as above; every thread has the total. For many short lists: a set
-// of 10,000 small tensors is some 10,000 additions and nothing to wait for. `get`: the number with an index.
+// The sums of 256 lanes by one warp, 8 lanes a thread, pairwise as above; every thread has the total. For many short lists: a
+// set of 10,000 small tensors is some 10,000 additions and nothing to wait for. `get`: the number with an index.
 template <typename Get>
 __device__ __forceinline__ double total_by_warp(u32 count, Get get) {
     double lanes[WARPS] = {};
@@ -82,10 +82,11 @@ __device__ __forceinline__ u64 place_of(u64 e, u64 columns, u64 stride) {
 // 8 elements of a matrix from `e` on, of which the first `count` are there; the others are 0. `aligned`: where they begin, and
 // `row`: a whole row, by all lanes. They go through the first-level cache, as `elementwise` reads gradients: past it cost that
 // kernel 2 % of the copy rate on an H200.
-__device__ __forceinline__ void elements(const u8 *p, u8 type, u64 e, u32 count, u64 columns, u64 stride, bool aligned, bool row,
-                                         float (&v)[GROUP]) {
+__device__ __forceinline__ void elements(const u8 *p, u8 type, u64 e, u32 count, u64 columns, u64 stride, bool aligned,
+                                         bool row, float (&v)[GROUP]) {
     // Lanes exchange halves of f32; of 16-bit types each has its own.
-    if (aligned && (row || (type != F32 && count == GROUP))) return widen<GROUP>(arrived<GROUP>(load<GROUP, false>(p, type, e), type), type, v);
+    if (aligned && (row || (type != F32 && count == GROUP)))
+        return widen<GROUP>(arrived<GROUP>(load<GROUP, false>(p, type, e), type), type, v);
 #pragma unroll
     for (u32 i = 0; i < GROUP; i++) {
         if (i >= count) {

@@ -175,11 +175,12 @@ __device__ __forceinline__ void multiply_edge(Sums &sums, const Quarter &q, cons
                 multiply_add<HALF>(sums.of[i][j], f.left[i], f.right[j / 2][j % 2 * 2], f.right[j / 2][j % 2 * 2 + 1]);
 }
 
-// The whole pieces of a whole quarter. A step's fragments are loaded while the step before is multiplied, across the pieces, and
-// copies are begun between them: what a warp waits for is under way for as long as 32 multiplications take. `terms`: that are
+// The whole pieces of a whole quarter. A step's fragments are loaded while the step before is multiplied, across the pieces,
+// and copies are begun between them: what a warp waits for is under way for as long as 32 multiplications take. `terms`: that are
 // left, which is all that the loop counts, since it has every register.
 template <bool HALF, bool LEFT, bool RIGHT, bool LOWER>
-__device__ __forceinline__ void multiply_pieces(Sums &sums, Ring<LEFT, RIGHT> &ring, u32 left, u32 right, u32 &terms, u32 &stage) {
+__device__ __forceinline__ void multiply_pieces(Sums &sums, Ring<LEFT, RIGHT> &ring, u32 left, u32 right, u32 &terms,
+                                                u32 &stage) {
     Fragments f[2];
     ring.next();
     load_step<LEFT, RIGHT>(f[0], left, right, 0);

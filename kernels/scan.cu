@@ -138,8 +138,8 @@ struct Sum {
     }
 };
 
-// 256 lanes add the blocks of each matrix up, lane l those numbered l, l + 256, ..., then the lanes pairwise: a warp for a matrix
-// with few blocks, a block of 256 threads for one with many.
+// 256 lanes add the blocks of each matrix up, lane l those numbered l, l + 256, ..., then the lanes pairwise: a warp for a
+// matrix with few blocks, a block of 256 threads for one with many.
 extern "C" __global__ void __launch_bounds__(LANES, 2) gather(const Matrix *matrices, u32 count, const Found *found,
                                                            Gathered *out) {
     __shared__ double sums[LANES];

@@ -26,8 +26,8 @@ const u32 PITCH = 72;  // floats of a row of a quarter in shared memory: rows 4 
 const u32 OWN = STRIP * PITCH * 4;  // a warp's part of shared memory after the products
 static_assert(4 * OWN <= PRODUCT_SHARED && OWN >= 2 * SQUARE_BYTES, "epilogues take the place of the stages");
 
-// A quarter of the last product updates its part of the parameter. Returns the squares of what it moved by. USUAL: the matrix is
-// one segment, and has nothing that few have.
+// A quarter of the last product updates its part of the parameter. Returns the squares of what it moved by. USUAL: the matrix
+// is one segment, and has nothing that few have.
 template <u32 N, bool USUAL>
 __device__ __forceinline__ double update_quarter(const float *own, const Lists &l, const Job &job, const Quarter &q) {
     const Orthogonal &o = l.orthogonals[job.orthogonal];
@@ -48,7 +48,8 @@ __device__ __forceinline__ double update_quarter(const float *own, const Lists &
 #pragma unroll
         for (u32 k = 0; k < AT_ONCE; k++) {
             const u32 i = first + k * 32, row = q.row + i / ACROSS, column = q.column + i % ACROSS * N;
-            if (row < job.m && column < job.n) asked[k] = ask_elements<N, USUAL>(segment_of(row), row * columns + column, lmo_first);
+            if (row < job.m && column < job.n)
+                asked[k] = ask_elements<N, USUAL>(segment_of(row), row * columns + column, lmo_first);
         }
 #pragma unroll
         for (u32 k = 0; k < AT_ONCE; k++) {

@@ -170,7 +170,7 @@ else:
     except importlib.metadata.PackageNotFoundError:
         torch = None
     now = datetime.datetime.now(datetime.timezone.utc)
-    machine = {"date": now.isoformat(timespec="seconds"), "uname": " ".join(platform.uname()).strip(), "torch": torch}
+    machine = {"date": now.isoformat(timespec="seconds"), "system": f"{platform.system()} {platform.machine()}", "torch": torch}
 text = open(source).read()
 if fields:
     machine[key] = [dict(zip(fields.split(","), line.split(", "))) for line in text.splitlines()]

@@ -30,8 +30,9 @@
 //! ```
 
 use crate::exec::env::Env;
-use crate::exec::image::{Image, Program, load};
+use crate::exec::image::{Image, load};
 use crate::exec::program::Kernel;
+use crate::exec::text::Program;
 use crate::exec::{Bad, Card, Counters, Fault, Landing, LoadError, launch};
 use crate::memory::{
     After, AllocateError, AllocationInfo, Checks, DeviceMemory, HostError, Launch, MemoryConfig,
@@ -202,7 +203,7 @@ impl Gpu {
 
     /// Loads PTX.
     pub fn load_module(&mut self, text: &str) -> Result<ModuleHandle, Error> {
-        let program = Program::new(ptx::parse(text)?);
+        let program = Program::of(text.as_bytes())?;
         let module = &program.module;
         if !self.card.runs(module.target.arch, module.target.suffix) {
             let suffix = module.target.suffix.map_or(String::new(), String::from);

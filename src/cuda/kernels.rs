@@ -8,6 +8,9 @@ use crate::images::{IMAGES, Image};
 /// Bytes of shared memory of a product's stages: as in `kernels/product.cuh`.
 const PRODUCT_SHARED: u32 = 3 * 32 * 1024;
 
+/// Threads of a block of `prepare`, a parameter each: as in `kernels/elementwise.cu`.
+const PREPARERS: u32 = 128;
+
 /// A kernel with what a launch needs to know.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kernel {
@@ -87,7 +90,7 @@ impl Kernels {
         let of = |module: &Module, name: &str, threads: u32| sharing(module, name, threads, 0);
         let tiles = |name: &str| sharing(&product, name, 128, PRODUCT_SHARED);
         Ok(Self {
-            prepare: of(&elementwise, "prepare", 128)?,
+            prepare: of(&elementwise, "prepare", PREPARERS)?,
             elementwise: of(&elementwise, "elementwise", 128)?,
             elementwise_measured: of(&elementwise, "elementwise_measured", 128)?,
             measure: of(&elementwise, "measure", 256)?,

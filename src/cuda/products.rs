@@ -9,7 +9,7 @@ use super::context::Context;
 use super::memory::DeviceBuffer;
 use super::orthogonal::make_job;
 use super::stream::Stream;
-use super::table::{Matrix, Orthogonal, PROGRESS_BYTES, SCALARS_BYTES, Tile};
+use super::table::{PROGRESS_BYTES, SCALARS_BYTES, Tile};
 use crate::algorithm::NsDtype;
 use crate::error::{Error, Result};
 use crate::plan::MatrixView;
@@ -29,7 +29,7 @@ pub struct ProductBatch {
     /// Read by launches through addresses.
     _tables: DeviceBuffer,
     /// Where jobs, matrices' descriptions, the list of tiles and what has to be zero begin in the tables.
-    at: [u64; 4],
+    at: [u64; 3],
     tiles: u32,
 }
 
@@ -62,7 +62,6 @@ impl ProductBatch {
         if rows == 0 || columns == 0 || batch == 0 {
             return refuse(format!("{batch} matrices of {rows} x {columns} are none"));
         }
-        // The tables have 32 bits for tiles, and no card has memory for as many.
         if let Err(reason) = check(rows, columns) {
             return refuse(reason);
         }
@@ -102,7 +101,6 @@ impl ProductBatch {
             .flat_map(|job| extents.tiles().map(move |(row, column)| (job, row, column)))
             .map(|(job, row, column)| Tile { job, row: row as u16, column: column as u16 })
             .collect();
-        let orthogonals: Vec<Orthogonal> = vec![bytemuck::Zeroable::zeroed(); batch];
         let mut bytes = vec![];
         let mut append = |table: &[u8]| {
             bytes.resize(bytes.len().next_multiple_of(BOUNDARY), 0);
@@ -111,9 +109,8 @@ impl ProductBatch {
         };
         let at = [
             append(bytemuck::cast_slice(&jobs)),
-            append(bytemuck::cast_slice(&orthogonals)),
             append(bytemuck::cast_slice(&tiles)),
-            append(&vec![0; SCALARS_BYTES.max(size_of::<Matrix>()) + PROGRESS_BYTES * batch]),
+            append(&vec![0; SCALARS_BYTES + PROGRESS_BYTES * batch]),
         ];
         let tables = DeviceBuffer::new(context, bytes.len())?;
         context.run("making a product", || api::zero(matrices.address(), matrices.bytes(), stream.raw()))?;
@@ -155,13 +152,13 @@ impl ProductBatch {
     pub fn launch(&self, stream: &Stream) -> Result<()> {
         stream.check_in(&self.context)?;
         let kernel = &self.context.kernels()?.product[usize::from(self.half)];
-        let [jobs, orthogonals, tiles, zeros] = self.at;
-        let progress = zeros + SCALARS_BYTES.max(size_of::<Matrix>()) as u64;
+        let [jobs, tiles, zeros] = self.at;
+        let progress = zeros + SCALARS_BYTES as u64;
         let mut arguments = [
             Argument::from(jobs),
-            orthogonals.into(),
-            // Nothing but zeros is read of the matrix's description and of its scalars: nobody skips it.
-            zeros.into(),
+            // No matrix is described; of scalars nothing but zeros is read: nobody skips it.
+            0u64.into(),
+            0u64.into(),
             0u64.into(),
             zeros.into(),
             progress.into(),

@@ -95,6 +95,14 @@ impl Optimizer {
     /// changed, and [`Error::DeviceLost`].
     pub fn step(&mut self) -> Result<StepReport> {
         let report = self.check_step(None)?;
+        let (step, backend) = self.parts();
+        let report = on_backend!(backend, backend => backend.step(&step, report))?;
+        self.micro_batches = 0;
+        Ok(report)
+    }
+
+    /// What a step is made with, and what makes it.
+    fn parts(&mut self) -> (Step<'_>, &mut Backend) {
         let step = Step {
             plan: &self.plan,
             hyper: &self.hyper,
@@ -103,9 +111,7 @@ impl Optimizer {
             parameters: &self.parameters,
             present: &self.roster.present,
         };
-        let report = on_backend!(&mut self.backend, backend => backend.step(&step, report))?;
-        self.micro_batches = 0;
-        Ok(report)
+        (step, &mut self.backend)
     }
 
     /// What can be said beforehand of a step, or of a group's part of it.

@@ -1,6 +1,6 @@
 //! A step in two halves: what it is decided from, which ranks of a parallel training reduce, and the rest.
 
-use super::{Backend, Optimizer, Step, StepReport};
+use super::{Backend, Optimizer, StepReport};
 use crate::error::{Error, Result};
 
 /// What a step is decided from: found by [`Optimizer::scan_host`], reduced over all ranks by the caller, and given back to
@@ -38,15 +38,8 @@ impl Optimizer {
     /// devices other than `cpu`.
     pub fn scan_host(&mut self) -> Result<ScanScalars> {
         self.check_scan("scan_host")?;
-        let step = Step {
-            plan: &self.plan,
-            hyper: &self.hyper,
-            options: &self.options,
-            #[cfg(feature = "cuda")]
-            parameters: &self.parameters,
-            present: &self.roster.present,
-        };
-        match &mut self.backend {
+        let (step, backend) = self.parts();
+        match backend {
             Backend::Cpu(cpu) => Ok(cpu.scan_open(&step)),
             #[cfg(feature = "cuda")]
             Backend::Card(_) => Err(Error::Step(format!(
@@ -64,15 +57,8 @@ impl Optimizer {
     /// here do not, under [`NonFinite::Error`](crate::NonFinite::Error). A scan is open no more when its step was refused.
     pub fn step_with(&mut self, scalars: ScanScalars) -> Result<StepReport> {
         let report = self.check_step(None)?;
-        let step = Step {
-            plan: &self.plan,
-            hyper: &self.hyper,
-            options: &self.options,
-            #[cfg(feature = "cuda")]
-            parameters: &self.parameters,
-            present: &self.roster.present,
-        };
-        let report = match &mut self.backend {
+        let (step, backend) = self.parts();
+        let report = match backend {
             Backend::Cpu(cpu) if cpu.open.is_none() => {
                 return Err(Error::Step("step_with: no scan is open; scan_host comes first".into()));
             }

@@ -8,19 +8,19 @@ pub const TILE: usize = 128;
 pub const PIECE: usize = 64;
 /// The longest side that kernels take: tiles have 16 bits for a row or column.
 pub const LONGEST: usize = 1 << 22;
-/// The most elements that they take: they count 16 bytes of an operand in 32 bits.
+/// The most elements that they take, padding included: they count 16 bytes of an operand in 32 bits.
 pub const LARGEST: usize = 1 << 35;
 
 /// Whether kernels have numbers for the tiles and the bytes of such a matrix; else why not.
 pub(crate) fn check(rows: usize, columns: usize) -> Result<(), String> {
     let padded = rows.next_multiple_of(PIECE).saturating_mul(columns.next_multiple_of(PIECE));
-    match () {
-        () if rows.max(columns) > LONGEST => {
-            Err(format!("{rows} x {columns} has a side of more than {LONGEST}"))
-        }
-        () if padded > LARGEST => Err(format!("{rows} x {columns} has more than {LARGEST} elements")),
-        () => Ok(()),
+    if rows.max(columns) > LONGEST {
+        return Err(format!("{rows} x {columns} has a side of more than {LONGEST}"));
     }
+    if padded > LARGEST {
+        return Err(format!("{rows} x {columns}, padded to {PIECE}, has more than {LARGEST} elements"));
+    }
+    Ok(())
 }
 
 /// Which way the operands of a product lie.

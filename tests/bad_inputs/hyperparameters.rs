@@ -130,6 +130,7 @@ const NEWTON_SCHULZ: &[Row] = &[
     ("muon", "ns_method = \"gram\"\nns_restarts = [7]", &["ns_restarts = [7]", "1..=4"]),
     ("muon", "ns_method = \"gram\"\nns_restarts = [3, 2]", &["ns_restarts = [3, 2]", "increasing"]),
     ("muon", "ns_method = \"gram\"\nns_restarts = [2, 2]", &["ns_restarts = [2, 2]", "increasing"]),
+    ("muon", "ns_restarts = [7]", &["ns_restarts = [7]", "1..=4"]),
     ("muon", "ns_restarts = [-1]", &["ns_restarts = [-1]", "iteration indices"]),
     ("muon", "ns_restarts = [1.5]", &["ns_restarts = [1.5]", "iteration indices"]),
     ("muon", "ns_restarts = 2", &["ns_restarts = 2", "list"]),

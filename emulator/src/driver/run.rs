@@ -9,7 +9,7 @@ use super::raw::{self, Callback, Calls};
 use super::state::{Block, State};
 use super::work::{Copy, End, Fill, Launch, Work};
 use super::{Answer, Refusal, codes};
-use crate::exec::program::place;
+use crate::exec::text::place;
 use crate::exec::{Fault, FaultKind};
 use crate::gpu::{Options, Start};
 use crate::memory::{After, TransferError};

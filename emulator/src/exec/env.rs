@@ -3,7 +3,8 @@
 use super::card::Card;
 use super::fault::{Fault, FaultKind, Other, Place, Stop, ThreadId, memory_kind};
 use super::flight::Landing;
-use super::program::{self, Kernel};
+use super::program::Kernel;
+use super::text;
 use super::warp::Lanes;
 use crate::memory::{self, DeviceMemory, Launch};
 use std::ops::Range;
@@ -84,7 +85,7 @@ impl Env<'_> {
     }
 
     pub fn place(&self, source: u32) -> Place {
-        program::place(source).unwrap_or_default()
+        text::place(source).unwrap_or_default()
     }
 
     /// A report about a thread of a block.

@@ -1,57 +1,17 @@
 //! Loading: variables get addresses and contents, kernels become executable.
 
 use super::env::{FUNCTION_STRIDE, FUNCTIONS};
-use super::fault::Place;
-use super::lower::{Layout, LoadError, LoadErrorKind, LoadResult, lower, spelled};
-use super::program::{Code, Kernel, Op, Step, Target, name_place};
+use super::lower::{Layout, LoadError, LoadErrorKind, LoadResult, lower};
+use super::program::{Code, Kernel, Op, Step, Target};
 use super::registers;
+use super::text::{Kernels, Program};
 use crate::memory::DeviceMemory;
 use crate::ptx::{
     Base, Body, FuncId, Function, InitValue, Module, Operand, Pos, Space, Symbol, VarId, Variable,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
-
-/// The kernels of a module, by name.
-type Kernels = BTreeMap<String, Kernel>;
-
-/// A module and what became of its kernels, which are the same wherever what they mention lies at the same addresses.
-pub(crate) struct Program {
-    pub module: Module,
-    /// Variables that code names, whose addresses are part of what it becomes.
-    mentioned: BTreeSet<VarId>,
-    lowered: Mutex<Option<(HashMap<VarId, u64>, Arc<Kernels>)>>,
-}
-
-impl Program {
-    pub fn new(module: Module) -> Program {
-        let bodies = module.functions.iter().filter_map(|function| function.body.as_ref());
-        let mentioned = bodies.flat_map(symbols).filter_map(variable).collect();
-        Program { module, mentioned, lowered: Mutex::new(None) }
-    }
-
-    /// The kernels, where variables of global and constant memory have these addresses.
-    fn kernels(&self, mut addresses: HashMap<VarId, u64>) -> LoadResult<Arc<Kernels>> {
-        addresses.retain(|id, _| self.mentioned.contains(id));
-        let mut lowered = self.lowered.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, kernels)) = &*lowered
-            && *known == addresses
-        {
-            return Ok(kernels.clone());
-        }
-        let mut kernels = Kernels::new();
-        for (index, function) in self.module.functions.iter().enumerate() {
-            if function.entry && function.body.is_some() {
-                kernels
-                    .insert(function.name.clone(), kernel(&self.module, FuncId(index as u32), &addresses)?);
-            }
-        }
-        let kernels = Arc::new(kernels);
-        *lowered = Some((addresses, kernels.clone()));
-        Ok(kernels)
-    }
-}
+use std::sync::Arc;
 
 /// A loaded module.
 pub(crate) struct Image {
@@ -182,11 +142,12 @@ fn symbols(body: &Body) -> impl Iterator<Item = Symbol> + '_ {
     })
 }
 
-fn variable(symbol: Symbol) -> Option<VarId> {
-    match symbol {
+/// The variables that a body mentions.
+pub(crate) fn mentioned_by(body: &Body) -> impl Iterator<Item = VarId> + '_ {
+    symbols(body).filter_map(|symbol| match symbol {
         Symbol::Variable(id) => Some(id),
         _ => None,
-    }
+    })
 }
 
 fn body_of(module: &Module, id: FuncId) -> Option<(&Function, &Body)> {
@@ -243,8 +204,7 @@ fn shared(module: &Module, functions: &[FuncId], variables: &mut HashMap<VarId, 
     let mentioned: BTreeSet<VarId> = functions
         .iter()
         .filter_map(|&id| body_of(module, id))
-        .flat_map(|(_, body)| symbols(body))
-        .filter_map(variable)
+        .flat_map(|(_, body)| mentioned_by(body))
         .collect();
     let used: Vec<(VarId, &Variable)> = mentioned
         .into_iter()
@@ -266,7 +226,12 @@ fn shared(module: &Module, functions: &[FuncId], variables: &mut HashMap<VarId, 
     end
 }
 
-fn kernel(module: &Module, entry: FuncId, addresses: &HashMap<VarId, u64>) -> LoadResult<Kernel> {
+pub(crate) fn kernel(
+    program: &Program,
+    entry: FuncId,
+    addresses: &HashMap<VarId, u64>,
+) -> LoadResult<Kernel> {
+    let module = &program.module;
     let (ids, recursive) = reachable(module, entry);
     let mut layout = Layout { variables: addresses.clone(), functions: HashMap::new() };
     layout.functions.extend(ids.iter().enumerate().map(|(index, &id)| (id, index)));
@@ -275,7 +240,7 @@ fn kernel(module: &Module, entry: FuncId, addresses: &HashMap<VarId, u64>) -> Lo
     let mut functions = Vec::with_capacity(ids.len());
     for &id in &ids {
         let Some((function, body)) = body_of(module, id) else { continue };
-        functions.push(code(module, id, function, body, &layout, &mut communicates)?);
+        functions.push(code(program, id, function, body, &layout, &mut communicates)?);
     }
     let Some(main) = functions.first() else {
         return Err(failed(Pos::default(), "a kernel without a body".into()));
@@ -316,13 +281,14 @@ fn extent(list: &[Variable]) -> usize {
 }
 
 fn code(
-    module: &Module,
+    program: &Program,
     id: FuncId,
     function: &Function,
     original: &Body,
     layout: &Layout,
     communicates: &mut bool,
 ) -> LoadResult<Code> {
+    let module = &program.module;
     // The copy is what instructions are decoded against: it grows registers. Its instructions are not looked at.
     let mut body =
         Body { registers: original.registers, reg_decls: original.reg_decls.clone(), ..Body::default() };
@@ -330,15 +296,8 @@ fn code(
     for (index, instruction) in original.instructions.iter().enumerate() {
         let (op, class, tells) = lower(module, function, &mut body, original, layout, instruction)?;
         *communicates |= tells;
-        let mut place = Place::of(&function.name, instruction.pos);
-        place.instruction = spelled(module, instruction);
-        if let Some(loc) = original.loc(index) {
-            place.file = module.file(loc.file).map(str::to_string);
-            place.line = loc.line;
-            place.inlined_at = loc.inlined.and_then(|i| Some((module.file(i.file)?.to_string(), i.line)));
-        }
         let guard = instruction.guard.map(|guard| (guard.reg.index as usize, guard.negated));
-        steps.push(Step { op, guard, class, source: name_place(place) });
+        steps.push(Step { op, guard, class, source: program.source(id, index) });
     }
     Ok(Code {
         name: function.name.clone(),

@@ -38,6 +38,7 @@ mod registers;
 mod spaces;
 mod special;
 mod tensor;
+pub(crate) mod text;
 mod warp;
 
 #[cfg(feature = "driver")]

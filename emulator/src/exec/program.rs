@@ -1,11 +1,10 @@
 //! What a module becomes: for each kernel the code of all functions it may reach, every operand resolved.
 
 use super::counters::Class;
-use super::fault::{Place, Stop};
+use super::fault::Stop;
 use super::warp::Lanes;
 use crate::isa::Execute;
 use crate::ptx::Bounds;
-use std::sync::{PoisonError, RwLock};
 
 /// What an instruction with effects beyond registers tells the warp that executed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +97,7 @@ pub(crate) struct Step {
     /// Predicate register, and whether it is negated.
     pub guard: Option<(usize, bool)>,
     pub class: Class,
-    /// What [`place`] knows its position by.
+    /// What [`place`](super::text::place) knows its position by.
     pub source: u32,
 }
 
@@ -147,20 +146,4 @@ impl Kernel {
         let all = sizes.sum::<usize>();
         if self.recursive && all > own { limit.max(all) } else { all }
     }
-}
-
-/// The positions of all that was ever lowered: kernels are lowered once for all machines of a process, and accesses of earlier
-/// launches still name theirs.
-static PLACES: RwLock<Vec<Place>> = RwLock::new(Vec::new());
-
-/// The number of a new position.
-pub(crate) fn name_place(place: Place) -> u32 {
-    let mut places = PLACES.write().unwrap_or_else(PoisonError::into_inner);
-    places.push(place);
-    places.len() as u32 - 1
-}
-
-/// The position that has a number.
-pub(crate) fn place(source: u32) -> Option<Place> {
-    PLACES.read().unwrap_or_else(PoisonError::into_inner).get(source as usize).cloned()
 }

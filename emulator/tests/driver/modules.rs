@@ -310,6 +310,10 @@ fn variables_have_their_contents_and_the_host_may_change_them() {
     let second = load(&text(VARIABLES)).unwrap();
     let other = variable(second, "counter").unwrap().0;
     assert_eq!((get::<u32>(other, 1), get::<u32>(counter, 1)), (vec![41], vec![100]));
+    ok(launch(function(second, "bump"), 1, 1, null_mut(), &[]));
+    assert_eq!((get::<u32>(other, 1), get::<u32>(counter, 1)), (vec![42], vec![100]));
+    ok(launch(function(module, "bump"), 1, 1, null_mut(), &[]));
+    assert_eq!((get::<u32>(other, 1), get::<u32>(counter, 1)), (vec![42], vec![101]));
     fails(unsafe { sys::cuMemFree_v2(other) }, CUDA_ERROR_INVALID_VALUE);
 }
 

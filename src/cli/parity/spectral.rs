@@ -2,8 +2,8 @@
 //!
 //! A row a matrix: spectra, shapes, methods, number formats, coefficient sets. Tensor cores add up in an order of their own: the
 //! tolerance is a fifth more than the largest error of the CPU's iteration in the same format on the matrix, the same with its
-//! columns from last to first, and with rows and columns so. No singular value may exceed the coefficients' bound, or the CPU's
-//! where that does, by more than a twentieth.
+//! columns from last to first, and with rows and columns so, and half a unit of the format. No singular value may exceed the
+//! coefficients' bound by more than a twentieth.
 
 use orthant::algorithm::{Coefficients, Constraint, Estimator, NewtonSchulz, Norm, NsDtype, NsMethod, Scale};
 use orthant::{Algorithm, Device, Dtype, Group, Optimizer, Parameter, Precision, Tensor};
@@ -125,7 +125,7 @@ pub fn run(place: &Place, device: Device, quick: bool, seed: u64) -> orthant::Re
                 let others = ORDERS.iter().zip(&cpu[1..]);
                 let others = others.map(|(&order, of)| distance(&of[i], &sample.reorder(&wanted[i], order)));
                 let error = others.fold(distance(&cpu[0][i], &wanted[i]), f64::max);
-                sample.outcome(set, variant, (&found[i], &wanted[i]), (&cpu[0][i], error), bound)
+                sample.outcome(set, variant, (&found[i], &wanted[i]), error, bound)
             };
             outcomes.par_extend(samples.par_iter().enumerate().map(outcome));
         }
@@ -134,13 +134,13 @@ pub fn run(place: &Place, device: Device, quick: bool, seed: u64) -> orthant::Re
 }
 
 impl Sample {
-    /// `cpu`: its direction in the same format, and the largest of its errors.
+    /// `cpu_error`: the largest of the CPU's in the same format.
     fn outcome(
         &self,
         set: &Coefficients,
         (method, _, dtype_name, dtype, most): (&'static str, NsMethod, &'static str, NsDtype, f64),
         (found, wanted): (&[f64], &[f64]),
-        (cpu, cpu_error): (&[f64], f64),
+        cpu_error: f64,
         bound: f64,
     ) -> Outcome {
         // Half a unit in the last place: what rounding the result alone may do.
@@ -153,7 +153,6 @@ impl Sample {
             tolerance = tolerance.min(most);
         }
         let inner: f64 = self.values.iter().zip(found).map(|(g, o)| f64::from(*g) * o).sum();
-        let largest = |direction: &[f64]| largest_singular_value(direction, self.rows, self.columns);
         Outcome {
             case: format!(
                 "{} {}x{}: {method} {dtype_name}, {}",
@@ -168,9 +167,8 @@ impl Sample {
             dtype: dtype_name,
             error: distance(found, wanted),
             tolerance,
-            sigma_max: largest(found),
-            // In 16 bits, on the CPU too, CANS leaves its bound: it has no room for rounding.
-            sigma_limit: 1.05 * if *set == Coefficients::Cans { bound.max(largest(cpu)) } else { bound },
+            sigma_max: largest_singular_value(found, self.rows, self.columns),
+            sigma_limit: 1.05 * bound,
             dual: self.nuclear.filter(|nuclear| *nuclear > 0.0).map(|nuclear| inner / nuclear),
         }
     }

@@ -5,6 +5,9 @@ use super::super::graph::Side;
 use super::super::layout::Measured;
 use super::Engine;
 
+/// Warps of a block of `gather` and of `radii`, a matrix each: as in `kernels/flat.cuh`.
+const WARPS: u32 = 8;
+
 /// Which part of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
@@ -68,7 +71,7 @@ impl Engine {
             let arguments = &mut [matrices.into(), t.matrix_count.into(), found.into(), gathered.into()];
             kernels.gather.launch(
                 stream,
-                t.matrix_count.div_ceil(8).min(kernels.gather.resident),
+                t.matrix_count.div_ceil(WARPS).min(kernels.gather.resident),
                 arguments,
             )?;
         }
@@ -128,7 +131,7 @@ impl Engine {
                 (self.table(t.norm_which) + 4 * u64::from(list.first)).into(),
                 scalars.into(),
             ];
-            let blocks = list.count.div_ceil(8).min(kernels.radii.resident);
+            let blocks = list.count.div_ceil(WARPS).min(kernels.radii.resident);
             kernels.radii.launch(stream, blocks, arguments)?;
         }
         let chunks = t.chunks_of(part);

@@ -1,6 +1,6 @@
 //! A step on a card in two halves, between which ranks of a parallel training reduce what it is decided from.
 
-use super::super::{Backend, DeviceScalars, Optimizer, Step};
+use super::super::{Backend, DeviceScalars, Optimizer};
 use super::Card;
 use crate::cuda::{Part, Stream};
 use crate::error::{Error, Result};
@@ -77,14 +77,7 @@ impl Optimizer {
     /// already; options with which there is nothing to reduce (neither clipping nor a look for non-finite gradients).
     pub fn scan_on(&mut self, stream: &Stream) -> Result<DeviceScalars> {
         let report = self.check_scan("scan")?;
-        let step = Step {
-            plan: &self.plan,
-            hyper: &self.hyper,
-            options: &self.options,
-            parameters: &self.parameters,
-            present: &self.roster.present,
-        };
-        let Backend::Card(card) = &mut self.backend else {
+        let (step, Backend::Card(card)) = self.parts() else {
             return Err(Error::Step("scan_on: device `cpu` has no streams: use `scan_host`".into()));
         };
         if card.on_host {

@@ -1,6 +1,6 @@
 //! What an optimizer does on a card beside `step`.
 
-use super::super::{Backend, Optimizer, Step, StepReport};
+use super::super::{Backend, Optimizer, StepReport};
 use super::Card;
 use crate::cuda::{Event, Part, Stream};
 use crate::error::{Error, Result};
@@ -53,14 +53,7 @@ impl Optimizer {
 
     fn step_part(&mut self, part: Part, stream: &Stream, after: Option<&Event>) -> Result<()> {
         let report = self.check_step(part.group())?;
-        let step = Step {
-            plan: &self.plan,
-            hyper: &self.hyper,
-            options: &self.options,
-            parameters: &self.parameters,
-            present: &self.roster.present,
-        };
-        let Backend::Card(card) = &mut self.backend else {
+        let (step, Backend::Card(card)) = self.parts() else {
             return Err(Error::Step("device `cpu` has no streams: use `step`".into()));
         };
         if card.on_host {

@@ -6,11 +6,11 @@ use crate::driver::state::{Function, Module};
 use crate::driver::work::Code;
 use crate::driver::{Answer, Call, Refusal, codes};
 use crate::exec::LoadErrorKind;
-use crate::exec::image::{Program, load};
-use crate::ptx;
+use crate::exec::image::load;
+use crate::exec::text::Program;
 use std::collections::BTreeMap;
 use std::ffi::c_uint;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 api! {
     fn cuModuleLoad(module: Out<u64>, file: Text) Context |call| {
@@ -215,21 +215,6 @@ impl Log {
     }
 }
 
-/// Parses a text, or remembers it and its kernels: programs that begin anew load the same few texts again and again.
-fn parse(text: &[u8]) -> Result<Arc<Program>, ptx::Error> {
-    const KEPT: usize = 16;
-    static RECENT: Mutex<Vec<(Vec<u8>, Arc<Program>)>> = Mutex::new(Vec::new());
-    let recent = || RECENT.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, program)) = recent().iter().find(|(known, _)| known == text) {
-        return Ok(program.clone());
-    }
-    let program = Arc::new(Program::new(ptx::parse_bytes(text)?));
-    let mut recent = recent();
-    recent.truncate(KEPT - 1);
-    recent.insert(0, (text.to_vec(), program.clone()));
-    Ok(program)
-}
-
 fn load_image(call: &mut Call, bytes: &[u8], library: bool) -> Answer<u64> {
     call.capture_allows()?;
     if bytes.starts_with(b"\x7fELF") || bytes.starts_with(&[0x50, 0xed, 0x55, 0xba]) {
@@ -242,7 +227,7 @@ fn load_image(call: &mut Call, bytes: &[u8], library: bool) -> Answer<u64> {
             format!("PTX {major}.{minor}: this driver knows PTX up to {}.{}", newest / 10, newest % 10);
         (major * 10 + minor > newest).then(|| Refusal::new(codes::UNSUPPORTED_PTX_VERSION, text))
     };
-    let program = parse(text).map_err(|error| {
+    let program = Program::of(text).map_err(|error| {
         // Text of a later time may well have what is not understood; the version is then to blame.
         let newer = version_of(text).and_then(too_new);
         newer.unwrap_or_else(|| Refusal::new(codes::INVALID_PTX, format!("PTX {error}")))
