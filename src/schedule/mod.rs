@@ -9,5 +9,6 @@ mod tiles;
 pub(crate) use cohorts::spectral;
 pub use cohorts::{Cohort, DEFAULT_WORKSPACE, Item, Launch, Schedule, Space, TileOf};
 pub use program::{Kind, Place, Product, Program};
+#[cfg(feature = "cuda")]
 pub(crate) use tiles::check;
 pub use tiles::{Extents, Form, LARGEST, LONGEST, PIECE, TILE};
