@@ -149,7 +149,7 @@ fn gram_is_chosen_by_shape_where_it_is_cheaper_and_accurate() {
             "{rows} x {columns}"
         );
     }
-    // In bf16 the Gram iteration is not accurate; CANS has no margin for rounding; what is given may need any restarts.
+    // In bf16 the Gram iteration is not accurate, for CANS nobody has looked, and what is given may need any restarts.
     for (dtype, coefficients) in [
         (None, Coefficients::PolarExpress),
         (Some(NsDtype::Bf16), Coefficients::PolarExpress),

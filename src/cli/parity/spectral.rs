@@ -99,9 +99,13 @@ const ORDERS: [Reorder; 2] = [(false, true), (true, true)];
 pub fn run(place: &Place, device: Device, quick: bool, seed: u64) -> orthant::Result<Vec<Outcome>> {
     let sets: &[Coefficients] = match quick {
         true => &[Coefficients::Jordan, Coefficients::PolarExpress],
-        false => {
-            &[Coefficients::Jordan, Coefficients::You, Coefficients::PolarExpress, Coefficients::Speedrun]
-        }
+        false => &[
+            Coefficients::Jordan,
+            Coefficients::You,
+            Coefficients::PolarExpress,
+            Coefficients::Speedrun,
+            Coefficients::Cans,
+        ],
     };
     let samples = samples(quick, matches!(device, Device::Cuda(_)), seed);
     let orders: Vec<Vec<Sample>> =
