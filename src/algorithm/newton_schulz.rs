@@ -81,8 +81,8 @@ pub enum Coefficients {
     /// The five steps of modded-nanogpt and dion (Polar Express with safety 1.02), input divided by `1.02 ||X||_F`.
     Speedrun,
     /// CANS (Chebyshev-type, Grishina et al., arXiv 2506.10935). Diverges for inputs 1 % above norm 1, so the
-    /// input is divided by `1.02 ||X||_F`; and what rounding puts above 1 grows from step to step (to 8 in bf16, on a spectrum
-    /// from 1 to 1e-4), so it has Polar Express' safety 1.01, which the published table has not. The last repeats.
+    /// input is divided by `1.02 ||X||_F`; and what rounding puts above 1 grows from step to step (to 8 in a bf16 emulation, on a
+    /// spectrum from 1 to 1e-4), so it has Polar Express' safety 1.01, which the published table has not. The last repeats.
     Cans,
     /// Given tuples; the last one repeats when `ns_steps` asks for more.
     Explicit(Vec<[f64; 3]>),
